@@ -1,0 +1,1 @@
+"""What the vision tower and the unified LM share: configuration, data, the training loop, reports."""

@@ -1,0 +1,1 @@
+"""Built-in worlds: pictures with captions and questions, and a verifier that reads pictures back."""

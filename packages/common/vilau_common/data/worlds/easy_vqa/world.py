@@ -1,0 +1,86 @@
+"""The easy_vqa world put together: samples, hard negatives, drawing prompts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from vilau_common.data.worlds.base import World
+from vilau_common.data.worlds.easy_vqa import language
+from vilau_common.data.worlds.easy_vqa.config import EasyVqaConfig
+from vilau_common.data.worlds.easy_vqa.source import pictures
+from vilau_common.data.worlds.easy_vqa.verifier import EasyVqaVerifier
+from vilau_common.data.worlds.scene import DrawingPrompt, Scene, SceneObject, WorldSample
+
+PROMPT_KIND = "colours"  # GenEval's name for one object of one colour
+
+
+class EasyVqaWorld(World):
+    """The pictures of `easy-vqa`, with scenes and captions derived from its question-answer pairs.
+
+    A sample's `scene` is None where the pairs do not tell both shape and colour (about one in nine).
+    """
+
+    name = "easy_vqa"
+
+    def __init__(self, config: EasyVqaConfig) -> None:
+        """Raises UserError for settings out of range; a missing package shows when a split is read."""
+        config.check()
+        self.config = config
+        self.image_size = config.image_size
+        self._verifier = EasyVqaVerifier(config.image_size)
+
+    def splits(self) -> dict[str, Callable[[], Iterator[WorldSample]]]:
+        """The package's own train (4,000 pictures) and test (1,000)."""
+        limits = {"train": self.config.train_limit, "test": self.config.test_limit}
+        return {split: partial(self._samples, split, limit) for split, limit in limits.items()}
+
+    def read(self, images: npt.NDArray[np.uint8]) -> list[Scene]:
+        """See `EasyVqaVerifier.read`. Raises UserError for pictures of another size or type."""
+        self.check_images(images)
+        return self._verifier.read(images)
+
+    def parse_caption(self, caption: str) -> Scene | None:
+        """The scene of a caption that gives shape and colour, in any of the wordings."""
+        return language.parse_full(caption)
+
+    def hard_negatives(self, scene: Scene, caption: str) -> list[str]:
+        """The caption with another colour (7) or another shape (2)."""
+        changed = [(text, language.parse(text)) for text in language.substitutions(caption)]
+        return [text for text, said in changed if said is not None and not self.true_of((said,), scene)]
+
+    def drawing_prompts(self, scenes: Sequence[Scene], seed: int, count: int) -> list[DrawingPrompt]:
+        """`count` exact prompts of the kind "colours", the scenes in random order, again and again.
+
+        There are only 24 different scenes, so prompts do repeat.
+        """
+        rng = random.Random(f"{self.name}/prompts/{seed}")
+        order = [scene for scene in scenes if scene.objects]
+        rng.shuffle(order)
+        result = []
+        for index in range(count if order else 0):
+            (item,) = order[index % len(order)].objects
+            text = language.captions(item.shape, item.colour, rng)[0]
+            said = language.parse(text)
+            assert said is not None
+            result.append(DrawingPrompt(text, PROMPT_KIND, (said,), exact=True))
+        return result
+
+    def _samples(self, split: str, limit: int | None) -> Iterator[WorldSample]:
+        """Samples in the package's order; each depends on its split and identifier alone."""
+        for picture in pictures(split)[:limit]:
+            rng = random.Random(f"{self.name}/{split}/{picture.identifier}")
+            shape, colour = language.derive_facts(picture.pairs)
+            known = shape is not None and colour is not None
+            yield WorldSample(
+                key=f"{split}_{picture.identifier:06d}",
+                image=picture.load(self.image_size),
+                captions=language.captions(shape, colour, rng),
+                questions=language.questions(picture.pairs),
+                scene=Scene((SceneObject(str(shape), str(colour)),)) if known else None,
+                texts=language.statements(rng),
+            )

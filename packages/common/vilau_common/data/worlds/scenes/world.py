@@ -1,0 +1,135 @@
+"""The scenes world put together: samples, hard negatives, drawing prompts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from vilau_common.data.worlds.base import World
+from vilau_common.data.worlds.scene import DrawingPrompt, Scene, SceneObject, WorldSample
+from vilau_common.data.worlds.scenes import words
+from vilau_common.data.worlds.scenes.captions import (
+    KINDS,
+    captions,
+    full_caption,
+    kind_applies,
+    partial_caption,
+)
+from vilau_common.data.worlds.scenes.config import ScenesConfig
+from vilau_common.data.worlds.scenes.drawing import Placement, draw
+from vilau_common.data.worlds.scenes.grammar import parse, parse_full, substitutions
+from vilau_common.data.worlds.scenes.questions import questions
+from vilau_common.data.worlds.scenes.splits import HELD_OUT, TEST, TRAIN, sample_placement, sample_scene
+from vilau_common.data.worlds.scenes.statements import statements
+from vilau_common.data.worlds.scenes.verifier import ScenesVerifier
+
+DRAWN_AT_ONCE = 256  # pictures; larger batches do not draw faster
+SCENE = "scene"
+
+
+class ScenesWorld(World):
+    """One to three coloured shapes at nine places; see `ScenesConfig`."""
+
+    name = "scenes"
+
+    def __init__(self, config: ScenesConfig) -> None:
+        """Raises UserError if the configuration is out of range."""
+        config.check()
+        self.config = config
+        self.image_size = config.image_size
+        self._held_out = config.pairs()
+        self._verifier = ScenesVerifier(config.image_size)
+
+    def splits(self) -> dict[str, Callable[[], Iterator[WorldSample]]]:
+        """train, test and test_held_out (scenes with a combination never seen in the other two)."""
+        counts = {TRAIN: self.config.train_count, TEST: self.config.test_count}
+        if self.config.held_out_count > 0:
+            counts[HELD_OUT] = self.config.held_out_count
+        return {split: partial(self._samples, split, count) for split, count in counts.items()}
+
+    def read(self, images: npt.NDArray[np.uint8]) -> list[Scene]:
+        """See `ScenesVerifier.read`. Raises UserError for pictures of another size or type."""
+        self.check_images(images)
+        return self._verifier.read(images)
+
+    def relation_holds(self, relation: str, first: SceneObject, second: SceneObject) -> bool:
+        """Whether `first` is left of, right of, above or below `second`."""
+        return words.relation_holds(relation, first, second)
+
+    def parse_caption(self, caption: str) -> Scene | None:
+        """The scene of a full caption in any of the wordings."""
+        return parse_full(caption)
+
+    def hard_negatives(self, scene: Scene, caption: str) -> list[str]:
+        """All captions with one attribute word changed that are false of the scene; of full captions those
+        only that describe a possible scene (no two objects at one place)."""
+        full = parse_full(caption) is not None
+        result = []
+        for changed in substitutions(caption):
+            if full:
+                described = parse_full(changed)
+                false = described is not None and not self.same(described, scene)
+            else:
+                required = parse(changed)
+                false = required is not None and not self.true_of(required, scene)
+            if false:
+                result.append(changed)
+        return result
+
+    def drawing_prompts(self, scenes: Sequence[Scene], seed: int, count: int) -> list[DrawingPrompt]:
+        """`count` prompts in all: "scene" (everything said, exact) and GenEval's six kinds in turn.
+
+        Kinds that apply to none of the scenes are left out; a prompt comes twice only where the scenes
+        give too few different ones of its kind.
+        """
+        rng = random.Random(f"{self.name}/prompts/{seed}")
+        pools: list[list[DrawingPrompt]] = []
+        for kind in (SCENE, *KINDS):
+            pool = self._prompt_pool(kind, scenes, rng, -(-count // (len(KINDS) + 1)))
+            if pool:
+                pools.append(pool)
+        if not pools:
+            return []
+        return [pools[i % len(pools)][(i // len(pools)) % len(pools[i % len(pools)])] for i in range(count)]
+
+    def _prompt_pool(
+        self, kind: str, scenes: Sequence[Scene], rng: random.Random, wanted: int
+    ) -> list[DrawingPrompt]:
+        """Up to `wanted` different prompts of one kind."""
+        fitting = [scene for scene in scenes if kind == SCENE or kind_applies(kind, scene)]
+        rng.shuffle(fitting)
+        found: dict[str, DrawingPrompt] = {}
+        for scene in fitting:
+            text = full_caption(scene, rng) if kind == SCENE else partial_caption(kind, scene, rng)
+            required = parse(text)
+            assert required is not None
+            found.setdefault(text, DrawingPrompt(text, kind, required, exact=kind == SCENE))
+            if len(found) == wanted:
+                break
+        return list(found.values())
+
+    def _samples(self, split: str, count: int) -> Iterator[WorldSample]:
+        """Samples 0..count-1; each depends on seed, split and its index alone."""
+        avoided = self._held_out if split != HELD_OUT else frozenset()
+        for start in range(0, count, DRAWN_AT_ONCE):
+            indices = range(start, min(start + DRAWN_AT_ONCE, count))
+            sources = [random.Random(f"{self.name}/{self.config.seed}/{split}/{index}") for index in indices]
+            scenes = [sample_scene(rng, split, self.config, self._held_out) for rng in sources]
+            placements: list[list[Placement]] = [
+                [sample_placement(rng, self.config) for _ in scene.objects]
+                for rng, scene in zip(sources, scenes, strict=True)
+            ]
+            images = draw(scenes, placements, self.image_size)
+            for index, rng, scene, image in zip(indices, sources, scenes, images, strict=True):
+                yield WorldSample(
+                    key=f"{split}_{index:06d}",
+                    image=image,
+                    captions=captions(scene, rng),
+                    questions=questions(scene, rng, avoided),
+                    scene=scene,
+                    texts=statements(rng, avoided),
+                )

@@ -1,0 +1,60 @@
+"""Accelerate and torch, set up for one training run and put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from vilau_common.training.config import TrainingConfig
+from vilau_common.training.task import Task
+
+
+def accelerator_for(config: TrainingConfig, task: Task) -> Accelerator:
+    """Accelerate on this process's GPU, or the CPU; under torchrun it also makes the process group."""
+    # Accelerate keeps one state for the whole process and refuses a second training with another precision.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.accumulation,
+        # Codebooks are large buffers: sending them around at every step would cost more than the gradients.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False, find_unused_parameters=task.may_skip_parameters
+            )
+        ],
+    )
+
+
+def release(accelerator: Accelerator, network: nn.Module) -> None:
+    """Undo `accelerator.prepare_model`, so that the network can be used plainly or trained again."""
+    bare = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    bare.__dict__.pop("_is_accelerate_prepared", None)
+
+
+@contextmanager
+def torch_settings(config: TrainingConfig) -> Iterator[None]:
+    """The threads and the determinism that the configuration asks for, inside the block."""
+    threads = torch.get_num_threads()
+    determinism = torch.get_deterministic_debug_mode()
+    debug: Any = torch.utils.deterministic
+    fill = debug.fill_uninitialized_memory
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.deterministic:
+        # torch.use_deterministic_algorithms would do the same, and import the compiler: seconds at every start.
+        torch.set_deterministic_debug_mode("warn")
+        debug.fill_uninitialized_memory = False  # it finds bugs, and costs time
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(determinism)
+        debug.fill_uninitialized_memory = fill

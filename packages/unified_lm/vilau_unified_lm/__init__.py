@@ -1,0 +1,1 @@
+"""The unified LM: one causal language model that reads and writes text and visual codes."""

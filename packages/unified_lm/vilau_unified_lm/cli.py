@@ -1,0 +1,191 @@
+"""The command `vilau`.
+
+Verbs that train, prepare and evaluate take Hydra overrides (`vilau train-tower tower.quantizer.depth=2`), see
+`cli_verbs`; those that use a finished run take ordinary options. What a verb needs is imported when it is called,
+so that the help costs nothing.
+
+Exit status: 0; 2 after a user's mistake, told in one sentence; 128 + the signal's number after a training that a
+signal stopped in good order; 130 after Ctrl-C. Everything else is a defect of ours and keeps its stack trace.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from vilau_common.errors import UserError
+from vilau_unified_lm import cli_checks as check
+from vilau_unified_lm.cli_verbs import VERBS, Verb
+
+USER_ERROR_STATUS = 2
+USE_MODULE = "vilau_unified_lm.use"
+REPORT_MODULE = "vilau_common.report"
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, and groups to choose from."),
+]
+ConfigDirectory = Annotated[
+    Path | None, typer.Option("--config-dir", help="Where the YAML files are; the nearest conf/ by itself.")
+]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings and do nothing.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, such as runs/demo.")]
+Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")]
+AS_TRAINED = "; by itself as the run was evaluated"
+
+app = typer.Typer(
+    name="vilau",
+    help="Train vision towers and unified language models that see and draw, and use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. arguments: the command line's own by default."""
+    try:
+        # A status for --help and the like; our own commands return nothing.
+        status = app(None if arguments is None else list(arguments), standalone_mode=False, prog_name="vilau")
+        return status if isinstance(status, int) else 0
+    except UserError as error:
+        return _failed(str(error))
+    except TyperException as error:
+        sentence = error.format_message()  # empty where no command is given and the help was printed
+        return _failed(sentence) if sentence else USER_ERROR_STATUS
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # Imported here, since it costs what the help should not.
+        from vilau_common.training.interrupt import TrainingInterrupted
+
+        if not isinstance(error, TrainingInterrupted):
+            raise
+        print(f"vilau: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+def _failed(sentence: str) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    # Not wrapped and not read as markup: the sentence may hold paths and [brackets].
+    told = Text.assemble(("vilau: error: ", "bold red"), sentence)
+    Console(stderr=True).print(told, soft_wrap=True, highlight=False)
+    return USER_ERROR_STATUS
+
+
+def _use(module: str, function: str) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+# --- verbs that Hydra configures ---------------------------------------------------------------------------------
+
+
+def _command(verb: Verb) -> Callable[..., None]:
+    def command(
+        overrides: Overrides = None, config_dir: ConfigDirectory = None, print_config: PrintConfig = False
+    ) -> None:
+        config = verb.load(overrides or [], config_dir)
+        if print_config:
+            from vilau_common.config import config_to_yaml
+
+            typer.echo(config_to_yaml(config), nl=False)
+            return
+        verb.entry()(config)
+
+    return command
+
+
+for _verb in VERBS:
+    app.command(
+        _verb.name,
+        short_help=_verb.summary,
+        help=f"{_verb.summary} Its settings are those of conf/{_verb.config}.yaml.",
+    )(_command(_verb))
+
+
+# --- verbs of use ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def ask(
+    run: Run,
+    image: Image,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain words.")],
+) -> None:
+    """Answer a question about a picture."""
+    check.require_run(run)
+    check.require_picture(image)
+    typer.echo(_use(USE_MODULE, "ask")(run=run, image=image, question=question))
+
+
+@app.command()
+def draw(
+    run: Run,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw, in plain words.")],
+    output: Output = Path("out.png"),
+    count: Annotated[int, typer.Option(help="How many pictures to draw.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
+    guidance: Annotated[
+        float | None, typer.Option(help=f"How far to go from the blank prompt{AS_TRAINED}.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help=f"0 takes the likeliest code{AS_TRAINED}.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help=f"Draw from the k likeliest codes{AS_TRAINED}.")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help=f"Draw from the likeliest codes of that total probability{AS_TRAINED}."),
+    ] = None,
+) -> None:
+    """Draw what a prompt says."""
+    check.require_run(run)
+    check.require_writable_picture(output)
+    check.require_at_least("--count", count, 1)
+    check.require_at_least("--seed", seed, 0)
+    check.require_at_least("--guidance", guidance, 0)
+    check.require_at_least("--temperature", temperature, 0)
+    check.require_at_least("--top-k", top_k, 1)
+    check.require_share("--top-p", top_p)
+    written = _use(USE_MODULE, "draw")(
+        run=run,
+        prompt=prompt,
+        output=output,
+        count=count,
+        seed=seed,
+        guidance=guidance,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
+    for path in written:
+        typer.echo(path)
+
+
+@app.command()
+def reconstruct(run: Run, image: Image, output: Output = Path("out.png")) -> None:
+    """Turn a picture into codes and back."""
+    check.require_run(run)
+    check.require_picture(image)
+    check.require_writable_picture(output)
+    typer.echo(_use(USE_MODULE, "reconstruct")(run=run, image=image, output=output))
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write a run's report/index.html anew from its results."""
+    check.require_run(run)
+    typer.echo(_use(REPORT_MODULE, "build_report")(run))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Checks of the command line's options, made before anything is loaded: one sentence each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vilau_common.errors import UserError
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def require_run(run: Path) -> None:
+    """A run's directory must exist."""
+    if not run.is_dir():
+        raise UserError(f"there is no run directory {run}; make demo writes runs/demo")
+
+
+def require_picture(image: Path) -> None:
+    """A picture to read must exist."""
+    if not image.is_file():
+        raise UserError(f"there is no picture {image}")
+
+
+def require_writable_picture(output: Path) -> None:
+    """A picture to write needs a known suffix and a directory."""
+    if output.suffix.lower() not in PICTURE_SUFFIXES:
+        raise UserError(f"--output {output} must end in one of {', '.join(PICTURE_SUFFIXES)}")
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no directory {output.parent}")
+
+
+def require_at_least(option: str, value: float | None, least: float) -> None:
+    """An option that is given must not lie below `least`; NaN does."""
+    if value is not None and not value >= least:
+        raise UserError(f"{option} must be {least} or more, got {value}")
+
+
+def require_share(option: str, value: float | None) -> None:
+    """An option that is given must lie above 0 and not above 1."""
+    if value is not None and not 0 < value <= 1:
+        raise UserError(f"{option} must be above 0 and at most 1, got {value}")

@@ -1,0 +1,103 @@
+"""The verbs that Hydra configures: which code each one calls, found only when it is called.
+
+A verb's module has its entry function, the dataclass that the function takes, and, where children of that come in
+kinds, a constant SCHEMA_GROUPS for `vilau_common.config.load_config`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb. module, schema and function are names, so that the table costs no import."""
+
+    name: str
+    summary: str
+    config: str  # conf/<config>.yaml
+    module: str
+    schema: str
+    function: str
+
+    def load(self, overrides: Sequence[str], config_directory: Path | None = None) -> Any:
+        """The verb's configuration, an object of its schema. UserError: see `load_config`."""
+        from vilau_common.config import load_config
+
+        module = importlib.import_module(self.module)
+        return load_config(
+            self.config,
+            overrides,
+            getattr(module, self.schema),
+            groups=getattr(module, "SCHEMA_GROUPS", None),
+            directory=config_directory,
+        )
+
+    def entry(self) -> Callable[[Any], Any]:
+        """The function that takes the configuration."""
+        function: Callable[[Any], Any] = getattr(importlib.import_module(self.module), self.function)
+        return function
+
+
+VERBS = (
+    Verb(
+        name="demo",
+        summary="Do the whole line: data, CLIP, tower, codes, LM, evaluation, report.",
+        config="demo",
+        module="vilau_unified_lm.demo",
+        schema="DemoConfig",
+        function="demo",
+    ),
+    Verb(
+        name="prepare",
+        summary="Turn a source of pictures and texts into shards.",
+        config="prepare",
+        module="vilau_common.data.prepare",
+        schema="PrepareConfig",
+        function="prepare",
+    ),
+    Verb(
+        name="train-clip",
+        summary="Train the CLIP stand-in that the tower starts from.",
+        config="train_clip",
+        module="vilau_vision_tower.train_clip",
+        schema="TrainClipConfig",
+        function="train_clip",
+    ),
+    Verb(
+        name="train-tower",
+        summary="Train the vision tower.",
+        config="train_tower",
+        module="vilau_vision_tower.train",
+        schema="TrainTowerConfig",
+        function="train_tower",
+    ),
+    Verb(
+        name="tokenize",
+        summary="Turn a data set's pictures into codes, once, with a trained tower.",
+        config="tokenize",
+        module="vilau_vision_tower.tokenize",
+        schema="TokenizeConfig",
+        function="tokenize",
+    ),
+    Verb(
+        name="train-lm",
+        summary="Train the unified LM on texts and a tower's codes.",
+        config="train_lm",
+        module="vilau_unified_lm.train",
+        schema="TrainLmConfig",
+        function="train_lm",
+    ),
+    Verb(
+        name="evaluate",
+        summary="Evaluate a run and write its results.json.",
+        config="evaluate",
+        module="vilau_unified_lm.evaluation.run",
+        schema="EvaluateConfig",
+        function="evaluate",
+    ),
+)

@@ -1,0 +1,155 @@
+"""Code shards -> packed batches: which documents a sample becomes, and how rows are filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from vilau_common import distributed
+from vilau_common.data.encoder import BadSample, SampleEncoder
+from vilau_common.data.fields import codes_field, json_field, text_list
+from vilau_common.data.loader import Loader, LoaderConfig, build_loader
+from vilau_common.data.shards import dataset_info
+from vilau_common.data.source import Source
+from vilau_common.errors import UserError
+from vilau_unified_lm.document import Codes, Document, DocumentBuilder
+from vilau_unified_lm.packing import MixedSequence, first_fit_decreasing, pack
+from vilau_unified_lm.vocabulary import Vocabulary
+
+
+@dataclass(kw_only=True)
+class MixtureConfig:
+    """Shares of the documents drawn, by form; 0 leaves a form out."""
+
+    text_to_image: float = 0.5
+    image_to_text: float = 0.15
+    questions: float = 0.3
+    text: float = 0.05
+
+
+@dataclass(kw_only=True)
+class DocumentDataConfig:
+    """directory: code shards of `vilau tokenize`, with train/. row_length: places in a packed row.
+
+    blank_share: of text-to-image documents whose caption is left out (for guidance). questions_per_document: turns
+    about one picture at most.
+    """
+
+    directory: str
+    mixture: MixtureConfig
+    row_length: int = 4096
+    blank_share: float = 0.1
+    questions_per_document: int = 8
+    loader: LoaderConfig
+
+    def validate(self) -> None:
+        """Raises UserError for a value out of range."""
+        if not 0 <= self.blank_share <= 1:
+            raise UserError(f"data.blank_share is {self.blank_share}; a share lies between 0 and 1")
+        if self.questions_per_document < 1:
+            raise UserError(f"data.questions_per_document is {self.questions_per_document}; it must be at least 1")
+        if self.loader.packing_buffer < 1:
+            raise UserError("data.loader.packing_buffer is 0, but documents are packed; give some hundreds")
+        if not any(weight > 0 for weight in vars(self.mixture).values()):
+            raise UserError("data.mixture gives no form of document a share above 0")
+
+
+class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
+    """Stored samples -> documents -> rows -> MixedSequence."""
+
+    def __init__(
+        self, config: DocumentDataConfig, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
+    ) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.builder = DocumentBuilder(tokenizer, vocabulary)
+
+    def encode(self, key: str, fields: Mapping[str, bytes], form: str, rng: np.random.Generator) -> Document:
+        record = json_field(fields)
+        document = getattr(self, f"_{form}")(fields, record, rng)
+        if len(document) > self.config.row_length:
+            raise BadSample(f"a {form} document of {len(document)} places exceeds the row's {self.config.row_length}")
+        return document
+
+    def select_packs(self, samples: Sequence[Document]) -> list[list[int]]:
+        return first_fit_decreasing([len(document) for document in samples], self.config.row_length)
+
+    def pack(self, samples: Sequence[Document]) -> list[Document]:
+        return list(samples)
+
+    def collate(self, rows: Sequence[list[Document]]) -> MixedSequence:
+        return pack(rows, self.config.row_length, self.vocabulary.depth)
+
+    def _text_to_image(
+        self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
+    ) -> Document:
+        captions = text_list(record, "captions")
+        blank = rng.random() < self.config.blank_share
+        caption = "" if blank else captions[rng.integers(len(captions))]
+        return self.builder.text_to_image(caption, self._codes(fields, rng))
+
+    def _image_to_text(
+        self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
+    ) -> Document:
+        # The first caption says everything that is known of the picture.
+        return self.builder.image_to_text(self._codes(fields, rng), text_list(record, "captions")[0])
+
+    def _questions(
+        self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
+    ) -> Document:
+        questions = record.get("questions")
+        if not isinstance(questions, list) or not questions:
+            raise BadSample("no questions")
+        order = rng.permutation(len(questions))[: self.config.questions_per_document]
+        turns = [(questions[i]["question"], questions[i]["answer"]) for i in order]
+        return self.builder.questions(self._codes(fields, rng), turns)
+
+    def _text(
+        self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
+    ) -> Document:
+        texts = text_list(record, "texts")
+        return self.builder.text(texts[rng.integers(len(texts))])
+
+    def _codes(self, fields: Mapping[str, bytes], rng: np.random.Generator) -> Codes:
+        variants = codes_field(fields, self.vocabulary.codebook_size)
+        return variants[rng.integers(len(variants))].astype(np.int64)
+
+
+def document_loader(
+    config: DocumentDataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    tower: str,
+    seed: int,
+    log_directory: Path,
+) -> Loader[MixedSequence]:
+    """The training stream of this rank, forms blended by their shares.
+
+    tower: fingerprint of the LM's tower. Raises UserError where the code shards are missing or another tower's.
+    """
+    config.validate()
+    directory = Path(config.directory) / "train"
+    made_by = dataset_info(directory, hint="`vilau tokenize` makes it").info.get("tower")
+    if made_by != tower:
+        raise UserError(
+            f"the codes in {directory} were made with the tower {made_by}, but this LM's tower is {tower}; "
+            "run `vilau tokenize` with it"
+        )
+    sources = [
+        Source(path=str(directory), weight=weight, form=form)
+        for form, weight in vars(config.mixture).items()
+        if weight > 0
+    ]
+    return build_loader(
+        sources,
+        DocumentEncoder(config, tokenizer, vocabulary),
+        config.loader,
+        seed=seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        log_directory=log_directory,
+    )

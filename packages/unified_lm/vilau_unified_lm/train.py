@@ -1,0 +1,109 @@
+"""`vilau train-lm`: the unified LM on texts and a tower's codes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import LlamaConfig
+
+from vilau_common import distributed
+from vilau_common.config import config_to_dict
+from vilau_common.errors import UserError
+from vilau_common.run import RunDirectory, seed_everything
+from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
+from vilau_unified_lm.config import DepthConfig, UnifiedLMConfig
+from vilau_unified_lm.data import DocumentDataConfig, document_loader
+from vilau_unified_lm.model import UnifiedLM
+from vilau_unified_lm.task import UnifiedTask
+from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
+from vilau_vision_tower.clip import load_text_tokenizer
+from vilau_vision_tower.tokenize import tower_fingerprint
+from vilau_vision_tower.tower import VisionTower, load_tower
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """A LLaMA from scratch: sizes as in transformers' LlamaConfig; context: positions it can hold."""
+
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    key_value_heads: int = 32
+    mlp_width: int = 11008
+    context: int = 4096
+
+
+@dataclass(kw_only=True)
+class LmConfig:
+    """tower: the vision tower's run directory; text_tokenizer: directory of the text tokenizer."""
+
+    tower: str
+    text_tokenizer: str
+    backbone: BackboneConfig
+    depth: DepthConfig
+    grid_positions: bool = False
+
+
+@dataclass(kw_only=True)
+class TrainLmConfig:
+    """directory: the run directory."""
+
+    directory: str
+    seed: int = 0
+    data: DocumentDataConfig
+    lm: LmConfig
+    training: TrainingConfig
+
+
+def train_lm(config: TrainLmConfig) -> TrainingResult:
+    """Train to the end, or go on; model and tokenizer land in <directory>/model."""
+    run = RunDirectory(config.directory)
+    fingerprint = tower_fingerprint(config.lm.tower)
+    tower = load_tower(config.lm.tower)
+    tokenizer = load_text_tokenizer(config.lm.text_tokenizer)
+    add_special_tokens(tokenizer)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, tower.codebook_size, tower.depth)
+    if config.data.row_length > config.lm.backbone.context:
+        raise UserError(
+            f"data.row_length is {config.data.row_length}, but lm.backbone.context holds {config.lm.backbone.context}"
+        )
+    run.claim(
+        {**config_to_dict(config), "tower_fingerprint": fingerprint},
+        ignore=["directory", "data.directory", "lm.tower", "lm.text_tokenizer", *operational_keys()],
+    )
+    loader = document_loader(config.data, tokenizer, vocabulary, fingerprint, config.seed, run.path)
+    seed_everything(config.seed, distributed.rank())
+    model = build_lm(config.lm, tower, vocabulary)
+    task = UnifiedTask(model, tokenizer)
+    return train(task, loader, config.training, run, stage="lm", seed=config.seed)
+
+
+def build_lm(config: LmConfig, tower: VisionTower, vocabulary: Vocabulary) -> UnifiedLM:
+    """A unified LM with a new backbone around a trained tower."""
+    if config.backbone.width % config.backbone.heads:
+        raise UserError(
+            f"lm.backbone.width {config.backbone.width} is not a multiple of lm.backbone.heads {config.backbone.heads}"
+        )
+    text_config = LlamaConfig(
+        vocab_size=vocabulary.text_size,
+        hidden_size=config.backbone.width,
+        intermediate_size=config.backbone.mlp_width,
+        num_hidden_layers=config.backbone.layers,
+        num_attention_heads=config.backbone.heads,
+        num_key_value_heads=config.backbone.key_value_heads,
+        max_position_embeddings=config.backbone.context,
+        bos_token_id=vocabulary.begin,
+        eos_token_id=vocabulary.end,
+        pad_token_id=vocabulary.pad,
+    )
+    model = UnifiedLM(
+        UnifiedLMConfig(
+            text_config=text_config.to_dict(),
+            vision_config=tower.config.to_dict(),
+            depth=asdict(config.depth),
+            grid_positions=config.grid_positions,
+        )
+    )
+    model.vision_tower.load_state_dict(tower.state_dict())
+    return model

@@ -1,0 +1,1 @@
+"""The vision tower: images become a grid of residual codes that carry both pixels and meaning."""

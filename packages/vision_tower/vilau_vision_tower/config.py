@@ -1,0 +1,42 @@
+"""The vision tower's configuration, as it is saved beside its weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig, SiglipVisionConfig
+
+from vilau_vision_tower.decoder import ConvDecoderConfig, DecoderConfig, decoder_config
+from vilau_vision_tower.quantizer import QuantizerConfig
+
+
+@strict
+class VisionTowerConfig(PreTrainedConfig):
+    """vision_config: the SigLIP image encoder; quantizer, decoder: the fields of `QuantizerConfig`, `DecoderConfig`."""
+
+    model_type = "vilau_vision_tower"
+    sub_configs = {"vision_config": SiglipVisionConfig}
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    quantizer: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            self.vision_config = SiglipVisionConfig(**(self.vision_config or {}))
+        self.quantizer = asdict(QuantizerConfig(**(self.quantizer or {})))
+        self.decoder = asdict(decoder_config(self.decoder or asdict(ConvDecoderConfig())))
+        super().__post_init__(**kwargs)
+
+    @property
+    def quantizer_config(self) -> QuantizerConfig:
+        """The quantiser's typed configuration."""
+        return QuantizerConfig(**(self.quantizer or {}))
+
+    @property
+    def decoder_config(self) -> DecoderConfig:
+        """The decoder's typed configuration."""
+        return decoder_config(self.decoder or {})

@@ -1,0 +1,79 @@
+"""The tower's losses (VILA-U, section 3.1): reconstruction and image-text contrastive."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+
+from vilau_common.errors import UserError
+
+# CLIP (Radford et al. 2021, section 2.5) caps the logits' scale so that training stays stable.
+MAX_LOGIT_SCALE = math.log(100.0)
+
+
+@dataclass(kw_only=True)
+class ContrastiveConfig:
+    """kind: 'softmax' (CLIP) or 'sigmoid' (SigLIP); scale, bias: where the learned logit scale and bias start."""
+
+    kind: str = "softmax"
+    scale: float = 10.0
+    bias: float = 0.0
+
+
+@dataclass(kw_only=True)
+class TowerLossConfig:
+    """Weights of the terms. l1, l2: pixel differences of images in [-1, 1]; contrastive; commitment."""
+
+    l1: float = 0.0
+    l2: float = 1.0
+    contrastive: float = 1.0
+    commitment: float = 0.25
+
+
+class ContrastiveLoss(nn.Module):
+    """Image-text contrastive loss over the joint batch of all ranks, with a learned scale and bias.
+
+    Initialisation: log scale and bias from the configuration.
+    """
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__()
+        if config.kind not in ("softmax", "sigmoid"):
+            raise UserError(f"contrastive.kind is {config.kind!r}; the choices are softmax and sigmoid")
+        self.kind = config.kind
+        self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
+        self.bias = nn.Parameter(torch.tensor(config.bias))
+
+    def forward(self, images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
+        """Unit vectors float [B, C], row i of `images` belonging to row i of `texts` -> scalar loss.
+
+        negatives: float [M, C], texts that belong to no image (NegCLIP; Yuksekgonul et al. 2023); M may be 0.
+        """
+        images, texts, negatives = gather(images), gather(texts), gather(negatives)
+        size = images.shape[0]
+        logits = images @ torch.cat([texts, negatives]).T * self.log_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        if self.kind == "softmax":
+            target = torch.arange(size, device=logits.device)
+            return (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :size].T, target)) / 2
+        # SigLIP (Zhai et al. 2023, equation 1): every pair is its own yes-or-no question.
+        signs = 2 * torch.eye(size, logits.shape[1], device=logits.device) - 1
+        return -F.logsigmoid(signs * (logits + self.bias)).sum(dim=-1).mean()
+
+
+def gather(vectors: Tensor) -> Tensor:
+    """Rows of all ranks, float [ranks * B, C], with gradients to each; the same tensor in a single process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return vectors
+    return torch.cat(all_gather(vectors))
+
+
+def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB per picture, float [B], of images float [B, 3, H, W] in [-1, 1]."""
+    mse = (images - reconstructions).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(4.0 / mse)

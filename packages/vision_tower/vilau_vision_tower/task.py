@@ -1,0 +1,165 @@
+"""The two trainings of this part as tasks of the common loop: the CLIP stand-in, and the tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, SiglipModel
+
+from vilau_common.images import sheet, to_array, to_tensor
+from vilau_common.training import MAIN, ParameterGroup, StepOutput, Task
+from vilau_vision_tower.clip import TextEncoder
+from vilau_vision_tower.data import CaptionedBatch
+from vilau_vision_tower.losses import ContrastiveConfig, ContrastiveLoss, TowerLossConfig, psnr
+from vilau_vision_tower.tower import VisionTower
+
+SHEET_COLUMNS = 12
+TEXT_ENCODER = "text_encoder"
+
+
+class ClipObjective(nn.Module):
+    """Contrastive loss of a SigLIP model on a batch."""
+
+    def __init__(self, model: SiglipModel, contrastive: ContrastiveConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.contrastive = ContrastiveLoss(contrastive)
+
+    def forward(self, batch: CaptionedBatch) -> Tensor:
+        """The loss, a scalar."""
+        images = F.normalize(self.model.vision_model(pixel_values=batch.images).pooler_output, dim=-1)
+        ids = torch.cat([batch.caption_ids, batch.negative_ids])
+        texts = F.normalize(self.model.text_model(input_ids=ids).pooler_output, dim=-1)
+        loss: Tensor = self.contrastive(images, texts[: len(images)], texts[len(images) :])
+        return loss
+
+
+class ClipTask(Task):
+    """Trains the CLIP stand-in."""
+
+    unit = "images"
+
+    def __init__(
+        self, model: SiglipModel, tokenizer: PreTrainedTokenizerFast, contrastive: ContrastiveConfig
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.network = ClipObjective(model, contrastive)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return matrix_groups(self.network)
+
+    def training_step(self, network: nn.Module, batch: CaptionedBatch, step: int) -> StepOutput:
+        loss = network(batch)
+        return StepOutput({MAIN: loss}, {"loss/contrastive": loss.detach()})
+
+    def batch_size(self, batch: CaptionedBatch) -> int:
+        return len(batch.images)
+
+    def save_model(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+class TowerObjective(nn.Module):
+    """Reconstruction, contrastive and commitment losses of the tower on a batch; the text encoder is frozen."""
+
+    def __init__(
+        self,
+        tower: VisionTower,
+        text_encoder: TextEncoder,
+        contrastive: ContrastiveConfig,
+        weights: TowerLossConfig,
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.text_encoder = text_encoder
+        self.contrastive = ContrastiveLoss(contrastive)
+        self.weights = weights
+
+    def forward(self, batch: CaptionedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, a scalar, and its terms by name."""
+        output = self.tower(batch.images)
+        difference = output.reconstruction - batch.images
+        texts = self.text_encoder(torch.cat([batch.caption_ids, batch.negative_ids]))
+        size = len(batch.images)
+        terms = {
+            "l1": difference.abs().mean(),
+            "l2": difference.square().mean(),
+            "contrastive": self.contrastive(output.embedding, texts[:size], texts[size:]),
+            "commitment": output.commitment,
+        }
+        total = sum((getattr(self.weights, name) * term for name, term in terms.items()), torch.zeros(()))
+        return total, terms
+
+
+class TowerTask(Task):
+    """Trains the vision tower; measures and shows reconstructions of pictures it is not trained on."""
+
+    unit = "images"
+
+    def __init__(
+        self,
+        tower: VisionTower,
+        text_encoder: TextEncoder,
+        contrastive: ContrastiveConfig,
+        weights: TowerLossConfig,
+        test_images: npt.NDArray[np.uint8],
+    ) -> None:
+        self.tower = tower
+        self.text_encoder = text_encoder
+        self.network = TowerObjective(tower, text_encoder, contrastive, weights)
+        self.test_images = test_images
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return matrix_groups(self.network)
+
+    def training_step(self, network: nn.Module, batch: CaptionedBatch, step: int) -> StepOutput:
+        total, terms = network(batch)
+        return StepOutput({MAIN: total}, {f"loss/{name}": term.detach() for name, term in terms.items()})
+
+    def batch_size(self, batch: CaptionedBatch) -> int:
+        return len(batch.images)
+
+    def train_mode(self) -> None:
+        self.network.train()
+        self.text_encoder.eval()
+
+    def trained_state(self) -> dict[str, Tensor]:
+        state = self.network.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith(f"{TEXT_ENCODER}.")}
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        frozen = {f"{TEXT_ENCODER}.{name}": value for name, value in self.text_encoder.state_dict().items()}
+        self.network.load_state_dict({**state, **frozen})
+
+    def evaluate(self) -> dict[str, float]:
+        images = to_tensor(self.test_images).to(self.tower.device)
+        return {"psnr": float(psnr(images, self.tower.decode(self.tower.encode(images))).mean())}
+
+    def save_samples(self, directory: Path, step: int) -> None:
+        originals = self.test_images[:SHEET_COLUMNS]
+        codes = self.tower.encode(to_tensor(originals).to(self.tower.device))
+        sheet([list(originals), list(to_array(self.tower.decode(codes)))]).save(directory / "reconstructions.png")
+
+    def save_model(self, directory: Path) -> None:
+        self.tower.save_pretrained(directory)
+        self.text_encoder.save_pretrained(directory / TEXT_ENCODER)
+
+
+def matrix_groups(network: nn.Module) -> list[ParameterGroup]:
+    """All trainable parameters: the weights of linear layers, which Muon may take and weight decay acts on, and
+    the rest (embeddings, convolutions, norms, biases, scales)."""
+    linear = {
+        id(module.weight) for module in network.modules() if isinstance(module, nn.Linear) and module.weight.requires_grad
+    }
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        ParameterGroup(name="matrices", parameters=[p for p in trainable if id(p) in linear], matrices=True),
+        ParameterGroup(name="other", parameters=[p for p in trainable if id(p) not in linear], weight_decay=0.0),
+    ]

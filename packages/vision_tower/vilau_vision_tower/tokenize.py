@@ -1,0 +1,108 @@
+"""`vilau tokenize`: a data set's pictures become codes once, instead of at each training step.
+
+Code shards hold `<key>.codes.npy` (uint16 [1, h, w, D]) and the sample's JSON as it was. Their `dataset.json` names
+the tower that made them by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vilau_common.data.encoder import BadSample
+from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, image_field
+from vilau_common.data.prepare import is_prepared
+from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
+from vilau_common.errors import UserError
+from vilau_common.images import to_tensor
+from vilau_common.training.progress import stage_progress
+from vilau_vision_tower.tower import VisionTower, load_tower
+
+# Codes are stored as 16-bit numbers.
+LARGEST_CODEBOOK = 2**16
+
+
+@dataclass(kw_only=True)
+class TokenizeConfig:
+    """tower: its run directory; data: the prepared data set; directory: where the code shards go."""
+
+    tower: str
+    data: str
+    directory: str
+    splits: list[str] = field(default_factory=lambda: ["train"])
+    batch_size: int = 256
+    samples_per_shard: int = 10_000
+    max_bad_share: float = 0.01
+
+
+def tower_fingerprint(directory: str | Path) -> str:
+    """A short hash of the tower's weights in a run directory. Raises UserError where there are none."""
+    path = Path(directory)
+    path = (path / "model" if (path / "model").is_dir() else path) / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"no vision tower in {directory}: there is no {path}; `make train-tower` trains one")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def tokenize(config: TokenizeConfig) -> None:
+    """Write code shards of every split that is not there yet. Raises UserError for a missing tower or data set."""
+    tower: VisionTower | None = None
+    fingerprint = tower_fingerprint(config.tower)
+    for split in config.splits:
+        source = dataset_info(Path(config.data) / split)
+        info = {"data": source.fingerprint, "tower": fingerprint, "split": split}
+        target = Path(config.directory) / split
+        if is_prepared(target, info):
+            continue
+        tower = tower or load_tower(config.tower)
+        if tower.codebook_size > LARGEST_CODEBOOK:
+            raise UserError(f"{config.tower}: codes of {tower.codebook_size} entries do not fit into 16 bits")
+        _tokenize_split(tower, config, Path(config.data) / split, target, info, source.samples)
+
+
+def _tokenize_split(
+    tower: VisionTower, config: TokenizeConfig, source: Path, target: Path, info: dict[str, Any], total: int
+) -> None:
+    bad: list[str] = []
+    with ShardWriter(target, info, samples_per_shard=config.samples_per_shard) as writer:
+        with stage_progress("tokenize", total, "images") as advance:
+            for batch in _batches(source, config.batch_size, bad):
+                images = to_tensor(np.stack([image for _, image, _ in batch])).to(tower.device)
+                codes = tower.encode(images).cpu().numpy().astype(np.uint16)
+                for (key, _, record), stack in zip(batch, codes, strict=True):
+                    writer.write(key, {CODES_FIELD: _npy(stack[None]), JSON_FIELD: record})
+                advance(len(batch))
+        if len(bad) > config.max_bad_share * total:
+            raise UserError(
+                f"{source}: {len(bad)} of {total} samples are bad, more than max_bad_share {config.max_bad_share}; "
+                f"the first: {bad[0]}"
+            )
+    if bad:
+        print(f"tokenize: {len(bad)} of {total} samples of {source} are bad and left out; the first: {bad[0]}")
+
+
+def _batches(source: Path, size: int, bad: list[str]) -> Iterator[list[tuple[str, np.ndarray, bytes]]]:
+    batch: list[tuple[str, np.ndarray, bytes]] = []
+    for key, fields in read_shards(source):
+        try:
+            batch.append((key, image_field(fields), fields[JSON_FIELD]))
+        except BadSample as error:
+            bad.append(f"{key}: {error}")
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _npy(codes: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, codes)
+    return file.getvalue()

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vilau_common.data.fields import image_field, json_field
+from vilau_common.data.image_folder import prepare_image_folder
+from vilau_common.data.prepare import encode_png, prepare_world
+from vilau_common.data.shards import dataset_info, read_shards
+from vilau_common.data.worlds.base import World, WorldConfig
+from vilau_common.data.worlds.scene import Question, Scene, SceneObject, WorldSample
+from vilau_common.errors import UserError
+
+
+@dataclasses.dataclass(kw_only=True)
+class DotsConfig(WorldConfig):
+    count: int = 7
+
+
+class Dots(World):
+    """A world as far as preparing needs one."""
+
+    name = "dots"
+    read = hard_negatives = drawing_prompts = parse_caption = None
+
+    def __init__(self, config: DotsConfig) -> None:
+        self.config, self.image_size, self.drawn = config, config.image_size, 0
+
+    def splits(self) -> dict[str, Callable[[], Iterator[WorldSample]]]:
+        return {"train": lambda: self._samples(self.config.count), "test": lambda: self._samples(2)}
+
+    def _samples(self, count: int) -> Iterator[WorldSample]:
+        for number in range(count):
+            self.drawn += 1
+            yield WorldSample(
+                key=f"{number:04d}",
+                image=np.full((self.image_size, self.image_size, 3), number, np.uint8),
+                captions=[f"dot {number}"],
+                questions=[Question("what?", "a dot", "what")],
+                scene=Scene((SceneObject("dot", "grey"),)),
+                texts=["dots are round"],
+            )
+
+
+def prepare(directory: Path, config: DotsConfig | None = None) -> tuple[Dots, dict[str, Path]]:
+    config = config or DotsConfig(image_size=4)
+    world = Dots(config)
+    return world, prepare_world(
+        world, config, directory, samples_per_shard=3, progress=lambda split, done: None
+    )
+
+
+def test_every_split_holds_its_samples(tmp_path: Path) -> None:
+    _, splits = prepare(tmp_path)
+    assert splits == {"train": tmp_path / "train", "test": tmp_path / "test"}
+    samples = list(read_shards(splits["train"]))
+    assert [key for key, _ in samples] == [f"{number:04d}" for number in range(7)]
+    for number, (_, fields) in enumerate(samples):
+        assert image_field(fields).shape == (4, 4, 3)
+        assert image_field(fields).max() == number
+        record = json_field(fields)
+        assert record["captions"] == [f"dot {number}"]
+        assert record["questions"] == [{"question": "what?", "answer": "a dot", "kind": "what"}]
+        assert Scene.from_json(record["scene"]) == Scene((SceneObject("dot", "grey"),))
+    assert dataset_info(splits["test"]).samples == 2
+
+
+def test_only_what_is_missing_or_was_made_otherwise_is_made(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    again, _ = prepare(tmp_path)
+    assert again.drawn == 0
+    (tmp_path / "test" / "dataset.json").unlink()
+    repaired, _ = prepare(tmp_path)
+    assert repaired.drawn == 2
+    changed, _ = prepare(tmp_path, DotsConfig(image_size=4, count=5))
+    assert changed.drawn == 7
+    assert dataset_info(tmp_path / "train").samples == 5
+
+
+def test_progress_ends_at_the_number_of_samples(tmp_path: Path) -> None:
+    calls: list[tuple[str, int]] = []
+    config = DotsConfig(image_size=4, count=250)
+    prepare_world(
+        Dots(config), config, tmp_path, samples_per_shard=100, progress=lambda *call: calls.append(call)
+    )
+    assert calls == [("train", 100), ("train", 200), ("train", 250), ("test", 2)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures, one of them in a subfolder, without captions."""
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for number, name in enumerate(("one.PNG", "deep/two.png")):
+        (tmp_path / "photos" / name).write_bytes(encode_png(np.full((2, 2, 3), number, np.uint8)))
+    return tmp_path / "photos"
+
+
+def captions_of(folder: Path) -> dict[str, list[str]]:
+    calls: list[tuple[int, int]] = []
+    prepare_image_folder(
+        folder, folder.parent / "data", samples_per_shard=1, progress=lambda *call: calls.append(call)
+    )
+    assert calls[-1] == (2, 2)
+    records = [json_field(fields) for _, fields in read_shards(folder.parent / "data")]
+    assert all(image_field(fields).shape == (2, 2, 3) for _, fields in read_shards(folder.parent / "data"))
+    return {record["file"]: record["captions"] for record in records}
+
+
+EXPECTED = {"one.PNG": ["first", "uno"], "deep/two.png": ["second, with a comma"]}
+
+
+def test_captions_beside_the_pictures(folder: Path) -> None:
+    (folder / "one.txt").write_text("first\nuno\n")
+    (folder / "deep" / "two.txt").write_text("\nsecond, with a comma")
+    assert captions_of(folder) == EXPECTED
+
+
+def test_captions_in_a_table(folder: Path) -> None:
+    (folder / "captions.csv").write_text(
+        'file,caption\none.PNG,first\ndeep/two.png,"second, with a comma"\none.PNG,uno\n'
+    )
+    assert captions_of(folder) == EXPECTED
+
+
+def test_captions_in_lines(folder: Path) -> None:
+    lines = [
+        {"file": "one.PNG", "captions": ["first", "uno"]},
+        {"file": "deep/two.png", "caption": "second, with a comma"},
+    ]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert captions_of(folder) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("one.txt", "first", r"1 of 2 pictures in .* have no caption, such as .*two\.png"),
+        ("captions.csv", "name,text\none.PNG,first\n", "columns 'file' and 'caption'"),
+        ("captions.jsonl", '{"file": "one.PNG"}\n', "line 1"),
+        ("captions.jsonl", '{"file": "one.PNG", "captions": ["a"]}\n[]\n', "line 2"),
+        ("captions.jsonl", '{"file": "one.PNG", "caption": 3}\n', "line 1"),
+    ],
+)
+def test_wrong_captions_are_named(folder: Path, name: str, content: str, message: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        captions_of(folder)
+    assert not (folder.parent / "data").exists()
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no pictures"):
+        prepare_image_folder(tmp_path, tmp_path / "data", samples_per_shard=1, progress=lambda *call: None)
