@@ -106,12 +106,16 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second process out of this directory; the system frees the lock however the process ends."""
+        """Keep a second process out of this directory; the system frees the lock however the process ends.
+
+        A lock of the process (lockf), not of the open file (flock): a loader's worker that outlives its killed
+        parent must not hold it.
+        """
         self.create()
         with (self.path / ".lock").open("w", encoding="utf-8") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 raise UserError(
                     f"run directory {self.path} is in use by another process: wait for its end or "
                     "stop it, or name another run directory"

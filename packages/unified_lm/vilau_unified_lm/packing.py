@@ -67,6 +67,8 @@ def pack(rows: Sequence[Sequence[Document]], length: int, depth: int) -> MixedSe
             start = place
             for segment in document.segments:
                 size = len(segment.codes) if isinstance(segment, ImageSegment) else len(segment.ids)
+                if not size:
+                    continue
                 inside = slice(place, place + size)
                 # The place before a token predicts it; a document's first token is predicted by nothing.
                 skip = 1 if place == start else 0

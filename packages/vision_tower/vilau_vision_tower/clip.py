@@ -76,7 +76,7 @@ def build_clip(config: ClipStandInConfig, image_size: int, tokenizer: PreTrained
 
 
 def load_clip(directory: str | Path) -> tuple[SiglipModel, PreTrainedTokenizerFast]:
-    """SigLIP and its tokenizer from a directory (or hub id). Raises UserError where there is none."""
+    """SigLIP and its tokenizer from a directory. Raises UserError where there is none."""
     path = Path(directory)
     if not (path / "config.json").is_file():
         raise UserError(

@@ -32,6 +32,12 @@ class VisionTowerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def encoder_config(self) -> SiglipVisionConfig:
+        """The image encoder's configuration."""
+        assert isinstance(self.vision_config, SiglipVisionConfig)
+        return self.vision_config
+
+    @property
     def quantizer_config(self) -> QuantizerConfig:
         """The quantiser's typed configuration."""
         return QuantizerConfig(**(self.quantizer or {}))

@@ -74,9 +74,7 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
     ) -> CaptionedSample:
         record = json_field(fields)
         captions = text_list(record, "captions")
-        image = image_field(fields)
-        if image.shape[:2] != (self.config.image_size, self.config.image_size):
-            raise BadSample(f"image is {image.shape[1]}x{image.shape[0]}, not {self.config.image_size} square")
+        image = square_image(fields, self.config.image_size)
         caption = captions[rng.integers(len(captions))] if self.config.random_caption else captions[0]
         negatives: list[str] = []
         if self.config.hard_negatives:
@@ -91,6 +89,14 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
             caption_ids=ids[: len(rows)],
             negative_ids=ids[len(rows) :],
         )
+
+
+def square_image(fields: Mapping[str, bytes], size: int) -> npt.NDArray[np.uint8]:
+    """The picture, uint8 [size, size, 3]. Raises BadSample where it is missing, damaged or of another size."""
+    image = image_field(fields)
+    if image.shape[:2] != (size, size):
+        raise BadSample(f"image is {image.shape[1]}x{image.shape[0]}, not {size} square")
+    return image
 
 
 def caption_loader(
@@ -112,7 +118,7 @@ def read_images(directory: Path, count: int | None = None) -> npt.NDArray[np.uin
     """The first `count` pictures of a prepared split (None: all), uint8 [N, H, W, 3]."""
     total = dataset_info(directory).samples
     wanted = total if count is None else min(count, total)
-    images = []
+    images: list[npt.NDArray[np.uint8]] = []
     for key, fields in read_shards(directory):
         if len(images) == wanted:
             break

@@ -87,7 +87,9 @@ class ConvDecoder(nn.Module):
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
         for channels in widths:
             if channels % config.groups:
-                raise UserError(f"decoder.groups is {config.groups}, which does not divide the {channels} channels")
+                raise UserError(
+                    f"decoder.groups is {config.groups}, which does not divide the {channels} channels"
+                )
         top = widths[-1]
         self.input = nn.Conv2d(width, top, 1)
         self.middle = nn.Sequential(
@@ -165,7 +167,9 @@ class UpSample(nn.Module):
 class TransformerDecoder(nn.Module):
     """Pre-norm transformer over the grid with learned positions; each position emits its own patch of pixels."""
 
-    def __init__(self, config: TransformerDecoderConfig, width: int, grid: tuple[int, int], image_size: int) -> None:
+    def __init__(
+        self, config: TransformerDecoderConfig, width: int, grid: tuple[int, int], image_size: int
+    ) -> None:
         super().__init__()
         if image_size % grid[0] or image_size % grid[1]:
             raise UserError(
@@ -179,16 +183,21 @@ class TransformerDecoder(nn.Module):
         self.input = nn.Linear(width, config.width)
         self.position = nn.Embedding(grid[0] * grid[1], config.width)
         nn.init.normal_(self.position.weight, std=config.width**-0.5)
-        layer = nn.TransformerEncoderLayer(
-            config.width,
-            config.heads,
-            4 * config.width,
-            dropout=0.0,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
+        # Not nn.TransformerEncoder: it copies one layer, so that all would start with the same weights.
+        self.layers = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(
+                    config.width,
+                    config.heads,
+                    4 * config.width,
+                    dropout=0.0,
+                    activation="gelu",
+                    batch_first=True,
+                    norm_first=True,
+                )
+                for _ in range(config.layers)
+            )
         )
-        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, 3 * self.patch[0] * self.patch[1])
 

@@ -19,7 +19,8 @@ MAX_LOGIT_SCALE = math.log(100.0)
 
 @dataclass(kw_only=True)
 class ContrastiveConfig:
-    """kind: 'softmax' (CLIP) or 'sigmoid' (SigLIP); scale, bias: where the learned logit scale and bias start."""
+    """kind: 'softmax' (CLIP) or 'sigmoid' (SigLIP); scale, bias: where the learned logit scale and
+    (sigmoid's) bias start."""
 
     kind: str = "softmax"
     scale: float = 10.0
@@ -37,7 +38,7 @@ class TowerLossConfig:
 
 
 class ContrastiveLoss(nn.Module):
-    """Image-text contrastive loss over the joint batch of all ranks, with a learned scale and bias.
+    """Image-text contrastive loss over the joint batch of all ranks, with a learned scale and, for sigmoid, bias.
 
     Initialisation: log scale and bias from the configuration.
     """
@@ -48,7 +49,8 @@ class ContrastiveLoss(nn.Module):
             raise UserError(f"contrastive.kind is {config.kind!r}; the choices are softmax and sigmoid")
         self.kind = config.kind
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
-        self.bias = nn.Parameter(torch.tensor(config.bias))
+        # A parameter that no gradient reaches would stop a training on several processes.
+        self.bias = nn.Parameter(torch.tensor(config.bias)) if config.kind == "sigmoid" else None
 
     def forward(self, images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
         """Unit vectors float [B, C], row i of `images` belonging to row i of `texts` -> scalar loss.
@@ -61,6 +63,7 @@ class ContrastiveLoss(nn.Module):
         if self.kind == "softmax":
             target = torch.arange(size, device=logits.device)
             return (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :size].T, target)) / 2
+        assert self.bias is not None
         # SigLIP (Zhai et al. 2023, equation 1): every pair is its own yes-or-no question.
         signs = 2 * torch.eye(size, logits.shape[1], device=logits.device) - 1
         return -F.logsigmoid(signs * (logits + self.bias)).sum(dim=-1).mean()

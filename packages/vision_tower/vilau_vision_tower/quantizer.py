@@ -43,11 +43,15 @@ class QuantizerConfig:
     def validate(self) -> None:
         """Raises UserError for a value out of range."""
         if self.codebook_size < 2:
-            raise UserError(f"quantizer.codebook_size is {self.codebook_size}, but a codebook needs at least 2 codes")
+            raise UserError(
+                f"quantizer.codebook_size is {self.codebook_size}, but a codebook needs at least 2 codes"
+            )
         if self.depth < 1:
             raise UserError(f"quantizer.depth is {self.depth}, but each position needs at least 1 code")
         if self.code_dim is not None and self.code_dim < 1:
-            raise UserError(f"quantizer.code_dim is {self.code_dim}; give a width of at least 1, or null for none")
+            raise UserError(
+                f"quantizer.code_dim is {self.code_dim}; give a width of at least 1, or null for none"
+            )
         if not 0 < self.ema_decay < 1:
             raise UserError(f"quantizer.ema_decay is {self.ema_decay}, but a decay lies between 0 and 1")
 
@@ -98,7 +102,6 @@ class ResidualQuantizer(nn.Module):
     def forward(self, z: Tensor) -> QuantizerOutput:
         """float [..., width] -> QuantizerOutput. In training mode the codebooks move after the codes are taken."""
         latent = self.project_in(z)
-        # The nearest code is found in float32 whatever autocast does: bf16 distances confuse close codes.
         flat = latent.detach().reshape(-1, self.code_width).float()
         if self.training and not self.started:
             self._start(flat)
@@ -184,7 +187,11 @@ class ResidualQuantizer(nn.Module):
 
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """float [N, C], float [K, C] -> int64 [N], the nearest code in Euclidean distance (|v|^2 is the same for all)."""
-    return torch.addmm(codebook.square().sum(dim=-1), vectors, codebook.T, beta=1, alpha=-2).argmin(dim=-1)
+    # In float32 whatever autocast does: bf16 distances confuse close codes.
+    with torch.autocast(vectors.device.type, enabled=False):
+        return torch.addmm(codebook.square().sum(dim=-1), vectors, codebook.T, beta=1, alpha=-2).argmin(
+            dim=-1
+        )
 
 
 def draw(vectors: Tensor, count: int) -> Tensor:

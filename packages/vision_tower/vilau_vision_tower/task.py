@@ -28,6 +28,9 @@ class ClipObjective(nn.Module):
     def __init__(self, model: SiglipModel, contrastive: ContrastiveConfig) -> None:
         super().__init__()
         self.model = model
+        # The loss has its own; these take its values when the model is saved.
+        model.logit_scale.requires_grad_(False)
+        model.logit_bias.requires_grad_(False)
         self.contrastive = ContrastiveLoss(contrastive)
 
     def forward(self, batch: CaptionedBatch) -> Tensor:
@@ -49,7 +52,7 @@ class ClipTask(Task):
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.network = ClipObjective(model, contrastive)
+        self.network: ClipObjective = ClipObjective(model, contrastive)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return matrix_groups(self.network)
@@ -61,7 +64,11 @@ class ClipTask(Task):
     def batch_size(self, batch: CaptionedBatch) -> int:
         return len(batch.images)
 
+    @torch.no_grad()
     def save_model(self, directory: Path) -> None:
+        loss = self.network.contrastive
+        self.model.logit_scale.fill_(loss.log_scale.item())
+        self.model.logit_bias.fill_(0.0 if loss.bias is None else loss.bias.item())
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 
@@ -145,7 +152,9 @@ class TowerTask(Task):
     def save_samples(self, directory: Path, step: int) -> None:
         originals = self.test_images[:SHEET_COLUMNS]
         codes = self.tower.encode(to_tensor(originals).to(self.tower.device))
-        sheet([list(originals), list(to_array(self.tower.decode(codes)))]).save(directory / "reconstructions.png")
+        sheet([list(originals), list(to_array(self.tower.decode(codes)))]).save(
+            directory / "reconstructions.png"
+        )
 
     def save_model(self, directory: Path) -> None:
         self.tower.save_pretrained(directory)
@@ -156,10 +165,14 @@ def matrix_groups(network: nn.Module) -> list[ParameterGroup]:
     """All trainable parameters: the weights of linear layers, which Muon may take and weight decay acts on, and
     the rest (embeddings, convolutions, norms, biases, scales)."""
     linear = {
-        id(module.weight) for module in network.modules() if isinstance(module, nn.Linear) and module.weight.requires_grad
+        id(module.weight)
+        for module in network.modules()
+        if isinstance(module, nn.Linear) and module.weight.requires_grad
     }
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [
         ParameterGroup(name="matrices", parameters=[p for p in trainable if id(p) in linear], matrices=True),
-        ParameterGroup(name="other", parameters=[p for p in trainable if id(p) not in linear], weight_decay=0.0),
+        ParameterGroup(
+            name="other", parameters=[p for p in trainable if id(p) not in linear], weight_decay=0.0
+        ),
     ]

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from vilau_common.data.encoder import BadSample
-from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, image_field
+from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, json_field
 from vilau_common.data.prepare import is_prepared
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
 from vilau_common.errors import UserError
 from vilau_common.images import to_tensor
-from vilau_common.training.progress import stage_progress
+from vilau_common.training.progress import TrainingProgress
+from vilau_vision_tower.data import square_image
 from vilau_vision_tower.tower import VisionTower, load_tower
 
 # Codes are stored as 16-bit numbers.
@@ -72,27 +73,32 @@ def _tokenize_split(
 ) -> None:
     bad: list[str] = []
     with ShardWriter(target, info, samples_per_shard=config.samples_per_shard) as writer:
-        with stage_progress("tokenize", total, "images") as advance:
-            for batch in _batches(source, config.batch_size, bad):
+        with TrainingProgress("tokenize", total, "images", visible=True) as progress:
+            for batch in _batches(source, config.batch_size, tower.image_size, bad):
                 images = to_tensor(np.stack([image for _, image, _ in batch])).to(tower.device)
                 codes = tower.encode(images).cpu().numpy().astype(np.uint16)
                 for (key, _, record), stack in zip(batch, codes, strict=True):
                     writer.write(key, {CODES_FIELD: _npy(stack[None]), JSON_FIELD: record})
-                advance(len(batch))
+                progress.advance(writer.samples, len(batch), None)
         if len(bad) > config.max_bad_share * total:
             raise UserError(
                 f"{source}: {len(bad)} of {total} samples are bad, more than max_bad_share {config.max_bad_share}; "
                 f"the first: {bad[0]}"
             )
     if bad:
-        print(f"tokenize: {len(bad)} of {total} samples of {source} are bad and left out; the first: {bad[0]}")
+        print(
+            f"tokenize: {len(bad)} of {total} samples of {source} are bad and left out; the first: {bad[0]}"
+        )
 
 
-def _batches(source: Path, size: int, bad: list[str]) -> Iterator[list[tuple[str, np.ndarray, bytes]]]:
+def _batches(
+    source: Path, size: int, image_size: int, bad: list[str]
+) -> Iterator[list[tuple[str, np.ndarray, bytes]]]:
     batch: list[tuple[str, np.ndarray, bytes]] = []
     for key, fields in read_shards(source):
         try:
-            batch.append((key, image_field(fields), fields[JSON_FIELD]))
+            json_field(fields)
+            batch.append((key, square_image(fields, image_size), fields[JSON_FIELD]))
         except BadSample as error:
             bad.append(f"{key}: {error}")
         if len(batch) == size:

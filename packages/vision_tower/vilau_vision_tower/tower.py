@@ -46,7 +46,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
 
     def __init__(self, config: VisionTowerConfig) -> None:
         super().__init__(config)
-        vision = config.vision_config
+        vision = config.encoder_config
         self.encoder = SiglipVisionModel(vision)
         self.quantizer = ResidualQuantizer(config.quantizer_config, vision.hidden_size)
         side = vision.image_size // vision.patch_size
@@ -82,7 +82,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
 
     @property
     def image_size(self) -> int:
-        return int(self.config.vision_config.image_size)
+        return int(self.config.encoder_config.image_size)
 
     def forward(self, images: Tensor) -> VisionTowerOutput:
         """float [B, 3, H, W] in [-1, 1] -> VisionTowerOutput."""

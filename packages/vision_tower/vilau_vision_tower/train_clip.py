@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vilau_common import distributed
+from vilau_common.config import config_to_dict
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
 from vilau_vision_tower.clip import ClipStandInConfig, build_clip, load_text_tokenizer
@@ -28,8 +29,6 @@ class TrainClipConfig:
 
 def train_clip(config: TrainClipConfig) -> TrainingResult:
     """Train to the end, or go on; the model lands in <directory>/model."""
-    from vilau_common.config import config_to_dict
-
     run = RunDirectory(config.directory)
     tokenizer = load_text_tokenizer(Path(config.data.directory) / "tokenizer")
     run.claim(config_to_dict(config), ignore=["directory", *operational_keys()])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from loader_toy import toy_loader
 
 from vilau_common.data import loader as loader_module
+from vilau_common.data import loader_process
 from vilau_common.errors import UserError
 
 FOLLOWED = 5  # batches compared after each resume
@@ -84,6 +86,32 @@ def assert_equal_states(first: Any, second: Any) -> None:
         assert torch.equal(first, second)
     else:
         assert first == second
+
+
+def test_a_state_saved_while_a_worker_is_still_starting(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_worker = loader_process.WorkerStart.__call__
+
+    def start_slowly(self: loader_process.WorkerStart, worker: int) -> None:
+        start_worker(self, worker)
+        if worker == 1:
+            time.sleep(0.3)  # the request for its state is there before it has begun
+            start_thread = threading.Thread.start
+            threading.Thread.start = lambda thread: (start_thread(thread), time.sleep(0.1))[0]
+
+    loader = toy_loader(pictures, workers=2, packing=False)
+    digests = [next(loader).digest() for _ in range(8)]
+    loader.close()
+    monkeypatch.setattr(loader_process.WorkerStart, "__call__", start_slowly)
+    state = None
+    for step in range(4):
+        loader = toy_loader(pictures, workers=2, packing=False)
+        if state is not None:
+            loader.load_state_dict(state)
+        assert next(loader).digest() == digests[step]
+        state = stored(loader.state_dict())
+        loader.close()
 
 
 def test_saving_does_not_change_what_comes(pictures: Path) -> None:

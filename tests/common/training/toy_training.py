@@ -1,21 +1,17 @@
-"""A task small enough to train in milliseconds, a loader that saves its position, and what runs in a child."""
+"""Tasks small enough to train in milliseconds, and a loader that saves its position."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vilau_common import atomic
 from vilau_common.run import RunDirectory
 from vilau_common.training import (
     OptimizerConfig,
@@ -24,11 +20,9 @@ from vilau_common.training import (
     StepOutput,
     Task,
     TrainingConfig,
-    TrainingInterrupted,
     TrainingResult,
     train,
 )
-from vilau_common.training import checkpoint as checkpoints
 
 WIDTH = 8
 
@@ -42,6 +36,7 @@ class ToyLoader:
         self.generator = torch.Generator().manual_seed(0)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        torch.rand(())  # torch's DataLoader, too, takes a number when its iteration begins
         while True:
             x = torch.randn(self.batch_size, WIDTH, generator=self.generator).chunk(self.parts)[self.part]
             self.batches += 1
@@ -105,6 +100,83 @@ class ToyTask(Task):
         save_file(self.network.state_dict(), directory / "model.safetensors")
 
 
+class StoppingTask(ToyTask):
+    """Sends a signal to its own process in the middle of a step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__()
+        self.stop_step, self.number = step, number
+
+    def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:
+        if step == self.stop_step:
+            os.kill(os.getpid(), self.number)
+        return super().training_step(network, batch, step)
+
+
+class FailingTask(ToyTask):
+    """Its loss is not finite at one step."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__()
+        self.bad_step, self.value = step, value
+
+    def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:
+        output = super().training_step(network, batch, step)
+        if step == self.bad_step:
+            return StepOutput({"main": output.losses["main"] * self.value})
+        return output
+
+
+class GanNetwork(nn.Module):
+    """A generator and a discriminator that each loss goes through in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = nn.Linear(WIDTH, 1)
+        self.discriminator = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(fake, its score with a way back to the generator, real score minus fake score without one)."""
+        fake = self.generator(x)
+        apart = self.discriminator(y) - self.discriminator(fake.detach())
+        return fake, self.discriminator(fake), apart
+
+
+class GanTask(ToyTask):
+    """Two losses, two optimisers; the discriminator begins at step `begin`."""
+
+    unit = "pairs"
+
+    def __init__(self, begin: int = 0) -> None:
+        super().__init__()
+        self.network = GanNetwork()
+        self.begin = begin
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [
+            ParameterGroup(name="generator", parameters=list(self.network.generator.parameters())),
+            ParameterGroup(
+                name="discriminator",
+                parameters=list(self.network.discriminator.parameters()),
+                optimizer="discriminator",
+                learning_rate_scale=0.5,
+            ),
+        ]
+
+    def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:
+        fake, score, apart = network(batch["x"], batch["y"])
+        main = (fake - batch["y"]).square().mean() - score.mean()
+        if step < self.begin:
+            return StepOutput({"main": main})
+        return StepOutput({"main": main, "discriminator": (1 - apart).square().mean()})
+
+    def after_step(self, step: int) -> None:
+        pass
+
+    def evaluate(self) -> dict[str, float]:
+        return {}
+
+
 def toy_config(**changes: Any) -> TrainingConfig:
     """All of the loop's state in play: both optimisers, averaged weights, a schedule, accumulation."""
     settings: dict[str, Any] = {
@@ -121,110 +193,23 @@ def toy_config(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**{**settings, **changes})
 
 
-def run_toy(path: Path, config: TrainingConfig | None = None, task: Task | None = None) -> TrainingResult:
+def plain_config(**changes: Any) -> TrainingConfig:
+    """Ten steps of nothing but AdamW at a constant rate."""
+    settings: dict[str, Any] = {
+        "steps": 10,
+        "gradient_clip": None,
+        "schedule": ScheduleConfig(kind="constant"),
+    }
+    return TrainingConfig(**{**settings, **changes})
+
+
+def run_toy(
+    path: Path,
+    config: TrainingConfig | None = None,
+    task: Task | None = None,
+    loader: ToyLoader | None = None,
+) -> TrainingResult:
     """Train the toy task in `path`, or go on there."""
-    return train(task or ToyTask(), ToyLoader(), config or toy_config(), RunDirectory(path), stage="toy")
-
-
-# --- What tests look at -----------------------------------------------------------------------------------------
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The run's metrics without the times."""
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
-
-
-@dataclass
-class EndState:
-    """All that a run leaves behind, to be compared bit for bit."""
-
-    metrics: list[dict[str, Any]]
-    checkpoint: checkpoints.Checkpoint
-    model: dict[str, Tensor]
-
-    @staticmethod
-    def of(path: Path) -> EndState:
-        newest = checkpoints.newest_good(path / "checkpoints")
-        assert newest is not None
-        saved = checkpoints.read(newest, lambda path, trainer: None)
-        for name in ("seconds", "metrics_bytes"):  # they count times and their digits
-            del saved.trainer[name]
-        return EndState(lines_of(path), saved, load_file(path / "model" / "model.safetensors"))
-
-    def assert_equal(self, other: EndState) -> None:
-        assert self.metrics == other.metrics
-        for name in ("trainer", "weights", "average", "optimizers", "process"):
-            assert_same(getattr(self.checkpoint, name), getattr(other.checkpoint, name), name)
-        assert_same(self.model, other.model, "model")
-
-
-def assert_same(left: Any, right: Any, where: str) -> None:
-    """Equal structures of equal values, tensors to the last bit."""
-    assert type(left) is type(right), where
-    if isinstance(left, Tensor):
-        assert left.dtype == right.dtype, where
-        assert torch.equal(left, right), where
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-        for key in left:
-            assert_same(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, list | tuple):
-        assert len(left) == len(right), where
-        for index, (one, other) in enumerate(zip(left, right, strict=True)):
-            assert_same(one, other, f"{where}[{index}]")
-    else:
-        assert left == right, where
-
-
-# --- What runs in child processes -------------------------------------------------------------------------------
-
-
-def child_run(path: Path, config: TrainingConfig | None, task: Task | None = None) -> None:
-    """Train; exit as an entry point does."""
-    torch.set_num_threads(1)
-    try:
-        run_toy(path, config, task)
-    except TrainingInterrupted as interrupted:
-        raise SystemExit(interrupted.exit_status) from None
-
-
-def child_slow_run(path: Path, sleep: float) -> None:
-    """Train with pauses."""
-    child_run(path, toy_config(), ToyTask(sleep=sleep))
-
-
-def child_killed_in_checkpoint(path: Path, moment: str, number: int) -> None:
-    """Train, and die by SIGKILL at a moment of the `number`-th checkpoint's writing."""
-    passed = 0
-
-    def die_if_due() -> None:
-        nonlocal passed
-        passed += 1
-        if passed == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    real_save, real_commit, real_prune = checkpoints.save_file, atomic.commit_directory, checkpoints._prune
-
-    def dying_save(tensors: dict[str, Tensor], file: Path) -> None:
-        if file.name == checkpoints.WEIGHTS:
-            file.write_bytes(b"half")
-            die_if_due()
-        real_save(tensors, file)
-
-    def dying_commit(directory: Path) -> None:
-        if directory.parent.name == "checkpoints":
-            die_if_due()
-        real_commit(directory)
-
-    def dying_prune(directory: Path, step: int, keep: int) -> None:
-        die_if_due()
-        real_prune(directory, step, keep)
-
-    if moment == "while writing":
-        checkpoints.save_file = dying_save
-    elif moment == "before renaming":
-        atomic.commit_directory = dying_commit
-    else:
-        checkpoints._prune = dying_prune
-    child_run(path, None)
+    return train(
+        task or ToyTask(), loader or ToyLoader(), config or toy_config(), RunDirectory(path), stage="toy"
+    )

@@ -104,6 +104,14 @@ def test_hard_negatives_of_a_full_caption_touch_every_attribute(scenes_world: Sc
     assert len(two) == 2 * (3 + 5 + 1 + 7)  # a place that is taken is no sensible change
 
 
+def test_hard_negatives_can_be_sampled(scenes_world: ScenesWorld) -> None:
+    scene, caption = Scene((RED_CIRCLE,)), "a small red circle at the top left"
+    some = scenes_world.hard_negatives(scene, caption, 5, random.Random(0))
+    assert len(set(some)) == 5
+    assert set(some) < set(scenes_world.hard_negatives(scene, caption))
+    assert some == scenes_world.hard_negatives(scene, caption, 5, random.Random(0))
+
+
 def changed_words(one: str, other: str) -> int:
     """How many attributes differ, places being single words."""
     pattern = re.compile("|".join(sorted(PLACES, key=len, reverse=True)))

@@ -52,6 +52,10 @@ def test_held_out_combinations_stay_out_of_pictures_and_words(
         assert any((item.colour, item.shape) in held_out for item in sample.scene.objects)
 
 
+def test_sizes_are_told_without_drawing(scenes_world: ScenesWorld, scenes_samples: Samples) -> None:
+    assert all(scenes_world.size_of(split) == len(samples) for split, samples in scenes_samples.items())
+
+
 def test_numbers_of_objects_are_equally_frequent(scenes_samples: Samples) -> None:
     counts = Counter(len(sample.scene.objects) for sample in scenes_samples["train"] if sample.scene)
     assert set(counts) == {1, 2, 3}

@@ -19,7 +19,11 @@ import torch
 from megatron.energon import WorkerConfig
 from megatron.energon.errors import reraise_exception
 from megatron.energon.flavors.base_dataset import SavableDataset
-from megatron.energon.savable_loader import SavableDataLoader, SavableDatasetCheckpoint
+from megatron.energon.savable_loader import (
+    SavableDataLoader,
+    SavableDataLoaderState,
+    SavableDatasetCheckpoint,
+)
 from megatron.energon.wrappers import BatchDataset, BlendDataset, ShuffleBufferDataset
 
 from vilau_common.data.bad_samples import BadSampleLedger
@@ -75,6 +79,10 @@ class Loader(Generic[Batch]):
         self._identity = identity
         self._ledger = ledger
         self._batches: Iterator[Delivery[Batch]] | None = None
+        # Where each worker starts, and the number of the batch that it delivered before that.
+        processes = max(identity["workers"], 1)
+        self._start = [SavableDatasetCheckpoint(state=None, offset=0)] * processes
+        self._start_counters = [-1] * processes
         # Workers ignore SIGTERM, so the interpreter must not be left to end them with it.
         self._finalizer = weakref.finalize(self, end_workers, loader, os.getpid())
 
@@ -108,7 +116,7 @@ class Loader(Generic[Batch]):
             "format": _STATE_FORMAT,
             "identity": self._identity,
             "samples": self._ledger.state_dict(),
-            "energon": to_plain(self._loader.save_state_rank()),
+            "energon": to_plain(self._energon_state()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -129,14 +137,28 @@ class Loader(Generic[Batch]):
         if changes:
             raise UserError(f"the saved data position is another loader's: {'; '.join(changes)}")
         self._ledger.load_state_dict(state["samples"])
-        energon_state = from_plain(state["energon"])
+        energon_state: SavableDataLoaderState | None = from_plain(state["energon"])
         self._loader.restore_state_rank(energon_state)
         if energon_state is not None and self._identity["workers"]:
-            # Energon forgets the offset here; a state saved before every worker has delivered again would be
-            # too far back (energon 7.4.1, SavableDataLoader.restore_state_rank).
-            self._loader._worker_sample_counters = [
-                _last_delivered(worker_state) for worker_state in energon_state.worker_states
+            self._start = energon_state.worker_states
+            # Energon forgets the offsets here (7.4.1, SavableDataLoader.restore_state_rank): a state saved before
+            # every worker has delivered again would be too far back.
+            self._loader._worker_sample_counters = [_last_delivered(worker) for worker in self._start]
+            self._start_counters = list(self._loader._worker_sample_counters)
+
+    def _energon_state(self) -> SavableDataLoaderState | None:
+        state = self._loader.save_state_rank()
+        if state is not None and self._identity["workers"]:
+            # A worker that is only just starting may answer before it has taken up its own state (energon 7.4.1,
+            # SavableDatasetWrapper.__iter__). One that has delivered nothing yet stands where it started.
+            counters = zip(self._loader._worker_sample_counters, self._start_counters, strict=True)
+            state.worker_states = [
+                start if now == before else worker
+                for worker, start, (now, before) in zip(
+                    state.worker_states, self._start, counters, strict=True
+                )
             ]
+        return state
 
     def close(self) -> None:
         """End the worker processes. Also happens at the end of the program."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,35 @@ import numpy as np
 from PIL import Image
 
 from vilau_common.data.fields import JSON_FIELD
-from vilau_common.data.shards import ShardWriter, dataset_info
+from vilau_common import atomic
+from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
+from vilau_common.data.text_tokenizer import train_text_tokenizer
 from vilau_common.data.worlds.base import World, WorldConfig
+from vilau_common.data.worlds.registry import WORLD_CONFIGS, build_world
+from vilau_common.training.progress import TrainingProgress
 from vilau_common.errors import UserError
 
 # Part of what makes two preparations equal: raise it when the same settings give other samples than before.
 PREPARATION = 1
+
+TEXT_TOKENIZER = "tokenizer"
+
+
+@dataclass(kw_only=True)
+class PrepareConfig:
+    """directory: where the splits go. hard_negatives: stored with each sample, for the contrastive losses.
+
+    vocabulary_size: of the text tokenizer that is trained on the training split's texts, an upper bound.
+    """
+
+    directory: str
+    world: WorldConfig
+    samples_per_shard: int = 2_000
+    hard_negatives: int = 8
+    vocabulary_size: int = 512
+
+
+SCHEMA_GROUPS = {"world": WORLD_CONFIGS}
 
 Progress = Callable[[str, int], None]
 """Called with the split's name and the number of its samples written so far, a few times a second at least."""
@@ -27,10 +53,17 @@ _SAMPLES_BETWEEN_CALLS = 100
 
 
 def prepare_world(
-    world: World, config: WorldConfig, directory: Path, *, samples_per_shard: int, progress: Progress
+    world: World,
+    config: WorldConfig,
+    directory: Path,
+    *,
+    samples_per_shard: int,
+    progress: Progress,
+    hard_negatives: int = 0,
 ) -> dict[str, Path]:
     """Write every split of `world`, made from `config`, to `directory`/<split>; return the splits' directories.
 
+    hard_negatives: so many captions that are almost, but not, true of it are stored with each sample.
     A split that stands there already, prepared with the same settings, is left alone.
     """
     # By way of JSON, so that it compares equal to what is read back.
@@ -38,17 +71,65 @@ def prepare_world(
     written = {}
     for split, samples in world.splits().items():
         target = written[split] = directory / split
-        info = {"world": world.name, "split": split, "settings": settings, "preparation": PREPARATION}
+        info: dict[str, Any] = {"world": world.name, "split": split, "settings": settings, "preparation": PREPARATION}
+        if hard_negatives:
+            info["hard_negatives"] = hard_negatives
         if is_prepared(target, info):
             continue
         with ShardWriter(target, info, samples_per_shard=samples_per_shard) as writer:
             for sample in samples():
-                record = json.dumps(sample.to_json(), ensure_ascii=False).encode()
-                writer.write(sample.key, {"png": encode_png(sample.image), JSON_FIELD: record})
+                record = sample.to_json()
+                if hard_negatives:
+                    rng = random.Random(sample.key)
+                    record["negatives"] = world.hard_negatives(
+                        sample.scene, sample.captions[0], hard_negatives, rng
+                    )
+                data = json.dumps(record, ensure_ascii=False).encode()
+                writer.write(sample.key, {"png": encode_png(sample.image), JSON_FIELD: data})
                 if writer.samples % _SAMPLES_BETWEEN_CALLS == 0:
                     progress(split, writer.samples)
             progress(split, writer.samples)
     return written
+
+
+def prepare(config: PrepareConfig) -> None:
+    """`vilau prepare`: write a built-in world's splits and a text tokenizer trained on its training split."""
+    world, directory = build_world(config.world), Path(config.directory)
+    with ExitStack() as stack:
+        bars: dict[str, TrainingProgress] = {}
+
+        def show(split: str, written: int) -> None:
+            if split not in bars:
+                bar = TrainingProgress(f"prepare {split}", world.size_of(split), "images", visible=True)
+                bars[split] = stack.enter_context(bar)
+            bars[split].advance(written, _SAMPLES_BETWEEN_CALLS, None)
+
+        splits = prepare_world(
+            world,
+            config.world,
+            directory,
+            samples_per_shard=config.samples_per_shard,
+            progress=show,
+            hard_negatives=config.hard_negatives,
+        )
+    target = directory / TEXT_TOKENIZER
+    made_from = {"data": dataset_info(splits["train"]).fingerprint, "vocabulary_size": config.vocabulary_size}
+    note = target / "made_from.json"
+    if not note.is_file() or json.loads(note.read_text()) != made_from:
+        with atomic.new_directory(target) as unfinished:
+            train_text_tokenizer(_texts(splits["train"]), unfinished, config.vocabulary_size)
+            (unfinished / note.name).write_text(json.dumps(made_from))
+
+
+def _texts(split: Path) -> Iterator[str]:
+    """Every text of a prepared split."""
+    for _, fields in read_shards(split):
+        record = json.loads(fields[JSON_FIELD])
+        yield from record["captions"]
+        yield from record["texts"]
+        for question in record["questions"]:
+            yield question["question"]
+            yield question["answer"]
 
 
 def is_prepared(directory: Path, info: Mapping[str, Any]) -> bool:

@@ -7,9 +7,9 @@ checkpoints/step_NNNNNN/  weights.safetensors  ema.safetensors  optimizer.pt  tr
 
 from __future__ import annotations
 
-import io
 import json
 import logging
+import pickle
 import re
 import shutil
 import zlib
@@ -62,13 +62,13 @@ def write(directory: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path
         temporary = Path(
             distributed.from_main(str(atomic.begin_directory(path)) if distributed.is_main() else "")
         )
-        _save(checkpoint.process, temporary / f"process_{distributed.rank()}.pt")
+        _save_checked(checkpoint.process, temporary / f"process_{distributed.rank()}.pt")
         distributed.barrier()
         if distributed.is_main():
             save_file(_separate(checkpoint.weights), temporary / WEIGHTS)
             if checkpoint.average is not None:
                 save_file(_separate(checkpoint.average), temporary / AVERAGE)
-            _save(checkpoint.optimizers, temporary / OPTIMIZERS)
+            torch.save(checkpoint.optimizers, temporary / OPTIMIZERS)
             (temporary / TRAINER).write_text(
                 json.dumps(checkpoint.trainer, indent=1) + "\n", encoding="utf-8"
             )
@@ -155,10 +155,13 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def _save(state: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    path.write_bytes(buffer.getvalue())
+def _save_checked(state: Any, path: Path) -> None:
+    """Also make sure that it can be read: the loader's state is its own matter, and found out too late."""
+    torch.save(state, path)
+    try:
+        _load(path)
+    except pickle.UnpicklingError as error:
+        raise RuntimeError("the loader's state_dict holds more than plain values and tensors") from error
 
 
 def _load(path: Path) -> Any:

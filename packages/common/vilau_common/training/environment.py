@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,32 +11,42 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import nn
 
 from vilau_common.training.config import TrainingConfig
-from vilau_common.training.task import Task
+
+# cuBLAS is deterministic with a workspace of fixed size only (its documentation, "Results reproducibility").
+DETERMINISTIC_CUBLAS = ":4096:8"
 
 
-def accelerator_for(config: TrainingConfig, task: Task) -> Accelerator:
+def accelerator_for(config: TrainingConfig) -> Accelerator:
     """Accelerate on this process's GPU, or the CPU; under torchrun it also makes the process group."""
     # Accelerate keeps one state for the whole process and refuses a second training with another precision.
     AcceleratorState._reset_state()
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.accumulation,
+        # As a plugin: a plain number would give way to one in the environment that `accelerate launch` sets.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            config.accumulation, sync_with_dataloader=False
+        ),
         # Codebooks are large buffers: sending them around at every step would cost more than the gradients.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                broadcast_buffers=False, find_unused_parameters=task.may_skip_parameters
-            )
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 
+def wrap(accelerator: Accelerator, network: nn.Module) -> nn.Module:
+    """The network on its device, averaging gradients over processes, its forward pass in mixed precision."""
+    with warnings.catch_warnings():
+        # torch renames the option; Accelerate knows the old name only.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+        wrapped: nn.Module = accelerator.prepare_model(network)
+    return wrapped
+
+
 def release(accelerator: Accelerator, network: nn.Module) -> None:
-    """Undo `accelerator.prepare_model`, so that the network can be used plainly or trained again."""
+    """Undo `wrap`, so that the network can be used plainly or trained again."""
     bare = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     bare.__dict__.pop("_is_accelerate_prepared", None)
 
@@ -51,6 +63,7 @@ def torch_settings(config: TrainingConfig) -> Iterator[None]:
     if config.deterministic:
         # torch.use_deterministic_algorithms would do the same, and import the compiler: seconds at every start.
         torch.set_deterministic_debug_mode("warn")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", DETERMINISTIC_CUBLAS)
         debug.fill_uninitialized_memory = False  # it finds bugs, and costs time
     try:
         yield

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import netrc
 import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
+from urllib.parse import urlparse
 
 from vilau_common.errors import UserError
 from vilau_common.run import RunDirectory
@@ -18,6 +20,7 @@ from vilau_common.training.config import LoggerConfig
 log = logging.getLogger(__name__)
 
 WANDB_ID_FILE = "wandb_id.txt"
+WANDB_SERVER = "https://api.wandb.ai"
 
 
 class MetricLogger(Protocol):
@@ -75,7 +78,7 @@ class WandbLogger:
         id_file = run.path / WANDB_ID_FILE
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex, encoding="utf-8")
-        offline = "WANDB_MODE" not in os.environ and not wandb.api.api_key
+        offline = "WANDB_MODE" not in os.environ and not _has_wandb_key()
         self._run = wandb.init(
             project=config.project,
             name=config.name or run.path.name,
@@ -94,6 +97,16 @@ class WandbLogger:
     def close(self) -> None:
         """Send what is left."""
         self._run.finish()
+
+
+def _has_wandb_key() -> bool:
+    if "WANDB_API_KEY" in os.environ:
+        return True
+    server = urlparse(os.environ.get("WANDB_BASE_URL", WANDB_SERVER)).hostname or ""
+    try:
+        return netrc.netrc().authenticators(server) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 @contextmanager

@@ -59,9 +59,7 @@ def train(
     """
     if (record := run.finished()) is not None:
         if distributed.is_main():
-            print(
-                f"{stage}: finished already ({record['step']} steps in {run}); delete the directory to repeat it"
-            )
+            print(f"{stage}: finished already, {record['step']} steps; delete {run} to do it again")
         return TrainingResult(**record, already_finished=True)
     with ExitStack() as stack:
         if distributed.is_main():
@@ -148,12 +146,12 @@ class TrainingLoop:
         """The same error, with all that a user needs to know."""
         kept = self._newest_checkpoint()
         told = TrainingDiverged(
-            f"{self.stage}: {error} at step {self.state.step + 1}; "
+            f"{self.stage}: {error}; "
             f"{f'the last good checkpoint is {kept}' if kept is not None else 'there is no checkpoint yet'}; "
             "try a learning rate (training.optimizer.learning_rate) "
             f"below {self.config.optimizer.learning_rate:g} in another run directory"
         )
-        log.error("%s", told)
+        log.info("%s", told)  # the entry point shows it
         return told
 
     def _newest_checkpoint(self) -> Path | None:

@@ -21,6 +21,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # An orthogonal update has an RMS of 1 / sqrt(larger side), AdamW's is near 0.2 (Liu et al. 2025, section 2).
 ADAMW_RMS = 0.2
 NORM_FLOOR = 1e-7
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 class Muon(torch.optim.Optimizer):
@@ -102,5 +103,5 @@ def _iteration_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         # Without these instructions bfloat16 products are emulated, 100 times slower than float32's.
         able = torch.cpu.get_capabilities()
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+        return torch.bfloat16 if any(able.get(name) for name in CPU_BFLOAT16) else torch.float32
     return torch.bfloat16

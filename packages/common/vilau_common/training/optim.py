@@ -47,19 +47,21 @@ class LossOptimizer:
     def clip(self, largest: float | None) -> Tensor:
         """Scale the gradient down to the norm `largest` (None: leave it); return the norm before, float []."""
         gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
-        if not gradients:  # its loss has not begun
-            return torch.zeros((), device=self.parameters[0].device)
         norm = torch.nn.utils.get_total_norm(gradients)
         if largest is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, largest, norm)
         return norm
 
     def step(self, rate: float) -> None:
-        """Update the parameters at `rate` times their peak learning rate, and drop the gradients."""
+        """Update the parameters at `rate` times their peak learning rate."""
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
             optimizer.step()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> list[dict[str, Any]]:

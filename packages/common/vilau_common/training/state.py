@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
+from torch import Tensor
 
 from vilau_common import distributed
 from vilau_common.errors import UserError
-from vilau_common.run import random_state, seed_everything, set_random_state
+from vilau_common.run import isolated_random, random_state, seed_everything, set_random_state
 from vilau_common.training.checkpoint import Checkpoint
 from vilau_common.training.config import TrainingConfig
 from vilau_common.training.ema import WeightAverage
-from vilau_common.training.environment import accelerator_for, release
+from vilau_common.training.environment import accelerator_for, release, wrap
 from vilau_common.training.optim import build_optimizers, learning_rate_ratio
 from vilau_common.training.task import Loader, StepOutput, Task, check_parameter_groups
 from vilau_common.training.window import MetricsWindow
@@ -34,14 +34,16 @@ class TrainingState:
         self.task, self.loader, self.config = task, loader, config
         self.step = 0  # optimiser steps done
         self.window = MetricsWindow()
-        self._accelerator: Accelerator = accelerator_for(config, task)
-        self._network = self._accelerator.prepare_model(task.network)
+        self._accelerator: Accelerator = accelerator_for(config)
+        self._network = wrap(self._accelerator, task.network)
+        self._looks_each_step = self._accelerator.device.type == "cpu"
         groups = task.parameter_groups()
         check_parameter_groups(task.network, groups)
         self._optimizers = build_optimizers(groups, config)
         trained = {name: weight for name, weight in task.network.named_parameters() if weight.requires_grad}
         self.average = WeightAverage(trained, config.ema_decay) if config.ema_decay is not None else None
         self._batches: Iterator[Any] | None = None
+        self._seed = seed
         seed_everything(seed, distributed.rank())
 
     def close(self) -> None:
@@ -52,22 +54,27 @@ class TrainingState:
         """Do one optimiser step; return how many of the task's units it took in on this process."""
         config = self.config
         units = 0
+        present: set[str] = set()
         for index in range(config.accumulation):
             batch = self._next_batch()
             last = index == config.accumulation - 1
             with contextlib.nullcontext() if last else self._accelerator.no_sync(self._network):
                 output = self.task.training_step(self._network, batch, self.step)
-                self._backward(output)
-            self.window.add(output)
+                self._backward(output, last)
+            present.update(output.losses)
+            self.window.add(self.step + 1, output)
             units += self.task.batch_size(batch)
-        for name, optimizer in self._optimizers.items():
-            self.window.add_norm(name, optimizer.clip(config.gradient_clip))
+        optimizers = {name: optimizer for name, optimizer in self._optimizers.items() if name in present}
+        for name, optimizer in optimizers.items():
+            self.window.add_norm(self.step + 1, name, optimizer.clip(config.gradient_clip))
         # On a CPU looking costs nothing; on a GPU it waits, so that is left to the steps that are logged.
-        if self._accelerator.device.type == "cpu" or config.due(config.log_every, self.step + 1):
+        if self._looks_each_step or config.due(config.log_every, self.step + 1):
             self._stop_if_diverged()
         rate = learning_rate_ratio(self.step, config.steps, config.schedule)
-        for optimizer in self._optimizers.values():
+        for optimizer in optimizers.values():
             optimizer.step(rate)
+        for optimizer in self._optimizers.values():
+            optimizer.drop_gradients()
         self.step += 1
         if self.average is not None:
             self.average.update()
@@ -76,30 +83,50 @@ class TrainingState:
         return units
 
     def _next_batch(self) -> Any:
-        if self._batches is None:
-            self._batches = iter(self.loader)  # not earlier: the loader may be sent to a saved position first
         with self.window.waiting_for_data():
-            return send_to_device(next(self._batches), self._accelerator.device)
+            try:
+                if self._batches is None:
+                    # Only now: the loader may have been sent to a saved position. Starting workers takes a seed
+                    # from the global generator, which a resumed run would take from another place in it.
+                    with isolated_random(self._seed, distributed.rank()):
+                        self._batches = iter(self.loader)
+                        batch = next(self._batches)
+                else:
+                    batch = next(self._batches)
+            except StopIteration:
+                raise RuntimeError("the loader ended: training needs an endless one") from None
+            return send_to_device(batch, self._accelerator.device)
 
-    def _backward(self, output: StepOutput) -> None:
+    def _backward(self, output: StepOutput, last: bool) -> None:
         """Give each loss's gradient to its own optimiser's parameters, and to no other's."""
-        if len(self._optimizers) == 1:
-            (loss,) = output.losses.values()
-            self._accelerator.backward(loss)
-            return
-        losses = list(output.losses.items())
-        for index, (name, loss) in enumerate(losses):
+        losses = dict(output.losses)
+        if unknown := losses.keys() - self._optimizers.keys():
+            raise ValueError(f"no parameter group names the optimiser of the loss {unknown.pop()!r}")
+        if last and distributed.world_size() > 1:
+            self._touch_all(losses)
+        several = len(self._optimizers) > 1
+        for index, (name, loss) in enumerate(losses.items()):
             # Losses may share parts of the graph: keep it until the last one has gone through.
             self._accelerator.backward(
-                loss, inputs=self._optimizers[name].parameters, retain_graph=index < len(losses) - 1
+                loss,
+                inputs=self._optimizers[name].parameters if several else None,
+                retain_graph=index < len(losses) - 1,
             )
+
+    def _touch_all(self, losses: dict[str, Tensor]) -> None:
+        """Processes average their gradients when every parameter has one: give zero to those that would not."""
+        for name, optimizer in self._optimizers.items():
+            if name not in losses or self.task.may_skip_parameters:
+                nothing = 0.0 * torch.stack([weight.sum() for weight in optimizer.parameters]).sum()
+                losses[name] = losses[name] + nothing if name in losses else nothing
 
     def _stop_if_diverged(self) -> None:
         """Raise TrainingDiverged, on every process, if a loss or norm not yet looked at is not finite."""
         bad = self.window.first_bad()
         if distributed.maximum(bad is not None):
-            name, value = bad if bad is not None else ("a loss on another process", math.nan)
-            raise TrainingDiverged(f"{name} became {value}")
+            told = [words for words in distributed.gather(bad) if words is not None]
+            # Averaging has spread the gradient to every process: the loss tells where it began.
+            raise TrainingDiverged(min(told, key=lambda words: not words.startswith("loss/")))
 
     def capture(self, trainer: Mapping[str, Any]) -> Checkpoint:
         """The whole state, and `trainer` beside it; called on every process.
@@ -113,7 +140,7 @@ class TrainingState:
             for weight in optimizer.parameters
         ]
         if not bool(torch.stack(finite).all()):
-            raise TrainingDiverged("a weight became infinite or no number")
+            raise TrainingDiverged(f"a weight became infinite or no number at step {self.step}")
         weights = self.task.trained_state()
         distributed.check_same(weights)
         return Checkpoint(
@@ -128,9 +155,9 @@ class TrainingState:
             average=self.average.state() if self.average is not None else None,
             optimizers={name: optimizer.state() for name, optimizer in self._optimizers.items()},
             process={
-                "random": random_state(),
                 "loader": dict(self.loader.state_dict()),
                 "window": self.window.state(),
+                "random": random_state(),
             },
         )
 

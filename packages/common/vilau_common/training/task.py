@@ -34,7 +34,10 @@ class ParameterGroup:
 
 
 class Loader(Protocol):
-    """An endless source of batches whose position can be saved and restored exactly."""
+    """An endless source of batches whose position can be saved and restored exactly.
+
+    Its batches do not depend on the global random generators: it keeps its own and saves them.
+    """
 
     def __iter__(self) -> Iterator[Any]: ...
 
@@ -53,11 +56,12 @@ class Task(ABC):
     (EMA codebooks) sums its statistics over processes (`vilau_common.distributed.sum_`).
     """
 
-    network: (
-        nn.Module
-    )  # everything that is trained or keeps state; moved, wrapped and checkpointed by the loop
+    # Everything that is trained or keeps state: the loop moves it, wraps it and writes it to checkpoints.
+    network: nn.Module
     unit: str = "samples"  # what `batch_size` counts
-    may_skip_parameters: bool = False  # some batches give some parameters no gradient (needed with processes)
+    # Whether a batch may leave parameters of a loss that it has without a gradient (no picture in it, say). Only
+    # several processes must know it, and it costs them a pass over the weights at each step.
+    may_skip_parameters: bool = False
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:

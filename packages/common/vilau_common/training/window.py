@@ -25,22 +25,22 @@ class MetricsWindow:
     def __init__(self) -> None:
         self.shown_loss: float | None = None  # the last main loss that was read
         self._values: dict[str, list[Tensor | float]] = defaultdict(list)
-        self._unchecked: list[tuple[str, Tensor]] = []  # losses and gradient norms that were not read yet
+        self._unchecked: list[tuple[int, str, Tensor]] = []  # step, losses and norms that were not read yet
         self._start_clock()
 
-    def add(self, output: StepOutput) -> None:
-        """Take in what one batch gave."""
+    def add(self, step: int, output: StepOutput) -> None:
+        """Take in what one batch of a step gave; `step` counts from 1."""
         for name, loss in output.losses.items():
             self._values[f"loss/{name}"].append(loss.detach())
-            self._unchecked.append((f"loss/{name}", loss.detach()))
+            self._unchecked.append((step, f"loss/{name}", loss.detach()))
         for name, value in output.metrics.items():
             self._values[f"train/{name}"].append(value.detach() if isinstance(value, Tensor) else value)
 
-    def add_norm(self, optimizer: str, norm: Tensor) -> None:
+    def add_norm(self, step: int, optimizer: str, norm: Tensor) -> None:
         """Take in the norm of one optimiser's gradient."""
         name = "gradient_norm" if optimizer == MAIN else f"gradient_norm/{optimizer}"
         self._values[name].append(norm)
-        self._unchecked.append((name, norm))
+        self._unchecked.append((step, name, norm))
 
     def add_step(self, units: int) -> None:
         """Count a step, and what it took in, for the throughput."""
@@ -61,17 +61,17 @@ class MetricsWindow:
         yield
         self._started += time.perf_counter() - start
 
-    def first_bad(self) -> tuple[str, float] | None:
-        """The first loss or norm since the last call that is no finite number; waits for the GPU."""
-        values = torch.stack([value for _, value in self._unchecked]).tolist() if self._unchecked else []
-        names = [name for name, _ in self._unchecked]
-        self._unchecked.clear()
-        for name, value in zip(names, values, strict=True):
+    def first_bad(self) -> str | None:
+        """The first loss or norm since the last call that is not finite, in words; waits for the GPU."""
+        values = torch.stack([value for _, _, value in self._unchecked]).tolist() if self._unchecked else []
+        bad = None
+        for (step, name, _), value in zip(self._unchecked, values, strict=True):
             if name == f"loss/{MAIN}":
                 self.shown_loss = value
-            if not math.isfinite(value):
-                return name, value
-        return None
+            if bad is None and not math.isfinite(value):
+                bad = f"{name} became {value} at step {step}"
+        self._unchecked.clear()
+        return bad
 
     def take_averages(self) -> dict[str, float]:
         """The means over the window and all processes, and the throughput; begins a new window."""

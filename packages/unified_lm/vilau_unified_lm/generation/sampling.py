@@ -6,6 +6,7 @@ come from a generator per sample, so a sample's seed fixes it, whatever the batc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,13 +27,13 @@ class Sampling:
     guidance: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}; it must be 0 (most likely token) or above")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k is {self.top_k}; keep at least 1 token, or leave it out to keep all")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top-p is {self.top_p}; it must lie above 0 and at most at 1")
-        if self.guidance < 0:
+        if not 0 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}; it must be 0 or above (1 is none)")
 
 
@@ -40,10 +41,11 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """logits float [N, K], uniform float [N] in [0, 1) -> int64 [N]."""
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    ordered, order = (logits.float() / sampling.temperature).sort(dim=-1, descending=True)
+    ordered, order = logits.float().sort(dim=-1, descending=True)
     if sampling.top_k is not None:
         ordered, order = ordered[:, : sampling.top_k], order[:, : sampling.top_k]
-    share = ordered.softmax(dim=-1)
+    # Counted from the largest, the quotient overflows to nothing worse than -inf, however low the temperature.
+    share = ((ordered - ordered[:, :1]) / sampling.temperature).softmax(dim=-1)
     before = share.cumsum(dim=-1) - share
     share = share.masked_fill(before >= sampling.top_p, 0.0)
     cumulative = share.cumsum(dim=-1)

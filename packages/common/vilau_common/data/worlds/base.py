@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,10 @@ class World(ABC):
         """Split name -> function that starts a fresh, deterministic pass over it ("train", "test", ...)."""
 
     @abstractmethod
+    def size_of(self, split: str) -> int:
+        """The number of samples of a split."""
+
+    @abstractmethod
     def read(self, images: npt.NDArray[np.uint8]) -> list[Scene]:
         """The verifier: read pictures uint8 [B, H, W, 3] of the world's image size back into scenes.
 
@@ -52,8 +57,30 @@ class World(ABC):
         """
 
     @abstractmethod
-    def hard_negatives(self, scene: Scene, caption: str) -> list[str]:
-        """The caption's own wording with one attribute of one object changed; each false of the scene."""
+    def substitutions(self, caption: str) -> list[str]:
+        """The caption with one attribute word of one object replaced, in every way, whether true or false."""
+
+    @abstractmethod
+    def false_of(self, caption: str, scene: Scene | None) -> bool:
+        """Whether a caption made by `substitutions` from a true one is one of this world and false of the scene."""
+
+    def hard_negatives(
+        self, scene: Scene | None, caption: str, limit: int | None = None, rng: random.Random | None = None
+    ) -> list[str]:
+        """The caption's own wording with exactly one attribute of one object changed; each false of the scene.
+
+        scene: None where the source does not tell all of it. limit: that many of them, at random by `rng`.
+        """
+        changed = self.substitutions(caption)
+        if rng is not None:
+            rng.shuffle(changed)
+        result: list[str] = []
+        for candidate in changed:
+            if limit is not None and len(result) == limit:
+                break
+            if self.false_of(candidate, scene):
+                result.append(candidate)
+        return result
 
     @abstractmethod
     def drawing_prompts(self, scenes: Sequence[Scene], seed: int, count: int) -> list[DrawingPrompt]:

@@ -36,8 +36,14 @@ class EasyVqaWorld(World):
 
     def splits(self) -> dict[str, Callable[[], Iterator[WorldSample]]]:
         """The package's own train (4,000 pictures) and test (1,000)."""
-        limits = {"train": self.config.train_limit, "test": self.config.test_limit}
-        return {split: partial(self._samples, split, limit) for split, limit in limits.items()}
+        return {split: partial(self._samples, split, self._limit(split)) for split in ("train", "test")}
+
+    def size_of(self, split: str) -> int:
+        """As many as the package has, or the configured limit."""
+        return len(pictures(split)[: self._limit(split)])
+
+    def _limit(self, split: str) -> int | None:
+        return self.config.train_limit if split == "train" else self.config.test_limit
 
     def read(self, images: npt.NDArray[np.uint8]) -> list[Scene]:
         """See `EasyVqaVerifier.read`. Raises UserError for pictures of another size or type."""
@@ -48,10 +54,14 @@ class EasyVqaWorld(World):
         """The scene of a caption that gives shape and colour, in any of the wordings."""
         return language.parse_full(caption)
 
-    def hard_negatives(self, scene: Scene, caption: str) -> list[str]:
-        """The caption with another colour (7) or another shape (2)."""
-        changed = [(text, language.parse(text)) for text in language.substitutions(caption)]
-        return [text for text, said in changed if said is not None and not self.true_of((said,), scene)]
+    def substitutions(self, caption: str) -> list[str]:
+        """Another colour (7) or another shape (2)."""
+        return list(language.substitutions(caption))
+
+    def false_of(self, caption: str, scene: Scene | None) -> bool:
+        """A picture has one shape of one colour, so that every other one is false of it."""
+        said = language.parse(caption)
+        return said is not None and (scene is None or not self.true_of((said,), scene))
 
     def drawing_prompts(self, scenes: Sequence[Scene], seed: int, count: int) -> list[DrawingPrompt]:
         """`count` exact prompts of the kind "colours", the scenes in random order, again and again.

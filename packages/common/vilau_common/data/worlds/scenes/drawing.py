@@ -70,8 +70,10 @@ def _signed_distance(
         height = 1 + TRIANGLE_BOTTOM
         slope = math.hypot(height, TRIANGLE_HALF_BASE)  # of a side with unit radius
         sides = (wide * height - (y + radius) * TRIANGLE_HALF_BASE) / slope
-        # The third term cuts off what the two sides alone would leave above the sharp apex.
-        distance = np.maximum(np.maximum(sides, y - TRIANGLE_BOTTOM * radius), -y - radius)
+        box = np.maximum(
+            wide - TRIANGLE_HALF_BASE * radius, np.maximum(y - TRIANGLE_BOTTOM * radius, -y - radius)
+        )
+        distance = np.maximum(sides, box)  # the box also cuts what the sides leave beyond the sharp corners
     elif shape == "cross":
         arm = CROSS_HALF_ARM * radius
         distance = np.minimum(np.maximum(wide - radius, high - arm), np.maximum(wide - arm, high - radius))

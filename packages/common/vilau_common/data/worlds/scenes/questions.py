@@ -134,17 +134,19 @@ def _place(scene: Scene, rng: random.Random, avoided: Pairs) -> tuple[str, str] 
 def _exists(scene: Scene, rng: random.Random, avoided: Pairs) -> tuple[str, str]:
     """Yes and no are equally likely; a "no" has one attribute of a true phrase changed."""
     item = rng.choice(scene.objects)
-    names = rng.choice(
-        (("shape",), ("colour",), ("colour", "shape"), ("colour", "shape"), ("shape", "place"))
-    )
+    names = rng.choice(_EXISTS_SETS)
     values: dict[str, str] = {name: getattr(item, name) for name in names}
     answer = "yes"
     if rng.random() < 0.5:
         name = rng.choice(names)
+        changes = [{**values, name: word} for word in _CHOICES[name]]
         false = [
-            changed for word in _CHOICES[name] if _matches(scene, changed := {**values, name: word}) == 0
+            changed
+            for changed in changes
+            if _matches(scene, changed) == 0 and _named_pair(changed) not in avoided
         ]
-        values, answer = rng.choice(false), "no"
+        if false:  # always, unless nearly all combinations of a colour are held out
+            values, answer = rng.choice(false), "no"
     ending = rng.choice(("", " in the picture")) if "place" not in values else ""
     return f"is there {_text(values, 'a')}{ending}?", answer
 

@@ -46,10 +46,17 @@ class ScenesWorld(World):
 
     def splits(self) -> dict[str, Callable[[], Iterator[WorldSample]]]:
         """train, test and test_held_out (scenes with a combination never seen in the other two)."""
-        counts = {TRAIN: self.config.train_count, TEST: self.config.test_count}
-        if self.config.held_out_count > 0:
-            counts[HELD_OUT] = self.config.held_out_count
-        return {split: partial(self._samples, split, count) for split, count in counts.items()}
+        names = (TRAIN, TEST, HELD_OUT) if self.config.held_out_count > 0 else (TRAIN, TEST)
+        return {split: partial(self._samples, split, self.size_of(split)) for split in names}
+
+    def size_of(self, split: str) -> int:
+        """As configured."""
+        counts = {
+            TRAIN: self.config.train_count,
+            TEST: self.config.test_count,
+            HELD_OUT: self.config.held_out_count,
+        }
+        return counts[split]
 
     def read(self, images: npt.NDArray[np.uint8]) -> list[Scene]:
         """See `ScenesVerifier.read`. Raises UserError for pictures of another size or type."""
@@ -64,21 +71,27 @@ class ScenesWorld(World):
         """The scene of a full caption in any of the wordings."""
         return parse_full(caption)
 
-    def hard_negatives(self, scene: Scene, caption: str) -> list[str]:
-        """All captions with one attribute word changed that are false of the scene; of full captions those
-        only that describe a possible scene (no two objects at one place)."""
-        full = parse_full(caption) is not None
-        result = []
-        for changed in substitutions(caption):
-            if full:
-                described = parse_full(changed)
-                false = described is not None and not self.same(described, scene)
-            else:
-                required = parse(changed)
-                false = required is not None and not self.true_of(required, scene)
-            if false:
-                result.append(changed)
-        return result
+    def substitutions(self, caption: str) -> list[str]:
+        """One shape, colour, size or place word changed."""
+        return list(substitutions(caption))
+
+    def false_of(self, caption: str, scene: Scene | None) -> bool:
+        """Full captions must also describe a possible scene (no two objects at one place).
+
+        A held-out combination that the picture does not show is never named: to call it false in training would
+        teach that it does not exist.
+        """
+        assert scene is not None, "scenes are always known here"
+        required = parse(caption)
+        if required is None:
+            return False
+        shown = {(item.colour, item.shape) for item in scene.objects}
+        if any((item.colour, item.shape) in self._held_out - shown for item in required):
+            return False
+        if all(None not in (item.shape, item.colour, item.size, item.place) for item in required):
+            described = parse_full(caption)
+            return described is not None and not self.same(described, scene)
+        return not self.true_of(required, scene)
 
     def drawing_prompts(self, scenes: Sequence[Scene], seed: int, count: int) -> list[DrawingPrompt]:
         """`count` prompts in all: "scene" (everything said, exact) and GenEval's six kinds in turn.

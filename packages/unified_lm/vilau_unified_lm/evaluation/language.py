@@ -1,0 +1,67 @@
+"""Answers and captions of a unified LM, judged by exact match and by the world's grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vilau_common.data.split import Split
+from vilau_common.data.worlds.base import World
+from vilau_common.training.progress import TrainingProgress
+from vilau_unified_lm.document import DESCRIBE
+from vilau_unified_lm.session import Session
+
+# Longer than any answer or caption of the built-in worlds.
+MAX_TOKENS = 64
+BATCH = 256
+
+
+@dataclass
+class Written:
+    picture: int  # index in the split
+    question: str
+    kind: str
+    text: str  # what the model wrote
+    expected: str
+    right: bool
+
+
+def answer_questions(session: Session, codes: npt.NDArray[np.int64], split: Split, limit: int | None) -> list[Written]:
+    """Every question of the split (or the first `limit`), greedily, exact match. codes: int64 [N, h, w, D]."""
+    asked = [(picture, item) for picture, items in enumerate(split.questions) for item in items][:limit]
+    texts = _write(session, codes, [(picture, item.question) for picture, item in asked], "questions")
+    return [
+        Written(picture, item.question, item.kind, text, item.answer, text == item.answer)
+        for (picture, item), text in zip(asked, texts, strict=True)
+    ]
+
+
+def caption_pictures(session: Session, codes: npt.NDArray[np.int64], split: Split, world: World) -> list[Written]:
+    """A caption for every picture whose scene is known; right if it says exactly what the picture shows."""
+    known = split.known()
+    texts = _write(session, codes, [(int(picture), DESCRIBE) for picture in known], "captions")
+    written = []
+    for picture, text in zip(known, texts, strict=True):
+        scene = split.scenes[picture]
+        right = scene is not None and world.caption_right(text, scene)
+        written.append(Written(int(picture), DESCRIBE, "caption", text, split.captions[picture][0], right))
+    return written
+
+
+def _write(
+    session: Session, codes: npt.NDArray[np.int64], asked: Sequence[tuple[int, str]], stage: str
+) -> list[str]:
+    """Answers in the order asked. Prompts of like length go together, so that little is padding."""
+    order = sorted(range(len(asked)), key=lambda index: len(asked[index][1]))
+    texts = [""] * len(asked)
+    with TrainingProgress(f"evaluate {stage}", len(asked), stage, visible=True) as progress:
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            answers = session.answer([codes[asked[i][0]] for i in chosen], [asked[i][1] for i in chosen], MAX_TOKENS)
+            for index, text in zip(chosen, answers, strict=True):
+                texts[index] = text
+            progress.advance(start + len(chosen), len(chosen), None)
+    return texts

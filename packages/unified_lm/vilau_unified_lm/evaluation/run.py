@@ -1,0 +1,114 @@
+"""`vilau evaluate`: everything that can be said of a run, in numbers (results.json) and in examples."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vilau_common import atomic
+
+from vilau_common.config import config_to_yaml
+from vilau_common.data.split import Split, load_split
+from vilau_common.data.worlds.base import World
+from vilau_common.data.worlds.registry import world_of
+from vilau_common.run import RunDirectory
+from vilau_unified_lm.evaluation.drawing import Drawing, draw_prompts, drawing_metrics
+from vilau_unified_lm.evaluation.examples import ExampleWriter
+from vilau_unified_lm.evaluation.language import Written, answer_questions, caption_pictures
+from vilau_unified_lm.generation.sampling import Sampling
+from vilau_unified_lm.session import Session
+from vilau_vision_tower.clip import TextEncoder
+from vilau_vision_tower.evaluation import evaluate_tower, scenes_right
+from vilau_vision_tower.task import TEXT_ENCODER
+from vilau_vision_tower.tower import load_tower
+
+TEST, HELD_OUT = "test", "test_held_out"
+SETTINGS = "config.yaml"
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """How pictures are drawn; see `Sampling`."""
+
+    temperature: float = 1.0
+    top_k: int | None = 900
+    top_p: float = 0.96
+    guidance: float = 3.0
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """directory: a run with tower/ and lm/. data: the prepared data set.
+
+    questions: at most so many of each test split (null: all); drawings: prompts drawn of each; hard_negative_pictures:
+    compared with their captions and near misses; examples: of each sort, kept for the report.
+    """
+
+    directory: str
+    data: str
+    seed: int = 0
+    questions: int | None = None
+    drawings: int = 700
+    hard_negative_pictures: int = 500
+    examples: int = 48
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, float]:
+    """Evaluate on test data only, write results.json and evaluation/, and return the numbers."""
+    sampling = Sampling(**asdict(config.sampling))
+    run = RunDirectory(config.directory)
+    tower = load_tower(run.path / "tower")
+    text_encoder = TextEncoder.from_pretrained(run.path / "tower" / "model" / TEXT_ENCODER)
+    session = Session.open(run.path / "lm")
+    world = world_of(Path(config.data) / TEST)
+    results: dict[str, float] = {}
+    with atomic.new_directory(run.path / "evaluation") as directory:
+        examples = ExampleWriter(directory, config.examples)
+        for name, prefix in ((TEST, ""), (HELD_OUT, "held_out/")):
+            if name == HELD_OUT and not (Path(config.data) / name).is_dir():
+                continue  # not every world holds combinations out
+            split = load_split(Path(config.data) / name)
+            known = split.known()
+            truth = scenes_right(world, split.images[known], split, known)
+            results[f"{prefix}verifier/scene_accuracy"] = float(truth.mean())
+            seen = evaluate_tower(tower, text_encoder, world, split, config.hard_negative_pictures)
+            results |= {f"{prefix}tower/{key}": value for key, value in seen.metrics.items()}
+            codes = seen.codes.numpy()
+            answers = answer_questions(session, codes, split, config.questions)
+            captions = caption_pictures(session, codes, split, world)
+            drawings = draw_split(session, world, split, config, sampling)
+            results |= {f"{prefix}lm/{key}": value for key, value in language_metrics(answers, captions).items()}
+            results |= {f"{prefix}lm/{key}": value for key, value in drawing_metrics(drawings).items()}
+            if name == TEST:
+                examples.reconstructions(split, seen.reconstructions, seen.read_back_right)
+                examples.written("answers", split, answers)
+                examples.written("captions", split, captions)
+            examples.drawings(drawings, held_out=name == HELD_OUT)
+        examples.finish()
+        (directory / SETTINGS).write_text(config_to_yaml(config), encoding="utf-8")
+    run.add_results(results)
+    return results
+
+
+def draw_split(
+    session: Session, world: World, split: Split, config: EvaluateConfig, sampling: Sampling
+) -> list[Drawing]:
+    """Drawings of prompts built from the split's scenes."""
+    scenes = [scene for scene in split.scenes if scene is not None]
+    prompts = world.drawing_prompts(scenes, config.seed, config.drawings)
+    return draw_prompts(session, prompts, sampling, config.seed, world)
+
+
+def language_metrics(answers: Sequence[Written], captions: Sequence[Written]) -> dict[str, float]:
+    """question_accuracy, in all and by kind, and caption_scene_accuracy."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for answer in answers:
+        for name in ("question_accuracy", f"question_accuracy/{answer.kind}"):
+            right[name].append(answer.right)
+    right["caption_scene_accuracy"] = [caption.right for caption in captions]
+    return {name: float(np.mean(values)) for name, values in sorted(right.items()) if values}

@@ -1,0 +1,64 @@
+"""What `vilau ask`, `draw` and `reconstruct` do with a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from vilau_common.images import enlarged, open_image
+from vilau_unified_lm.evaluation.language import MAX_TOKENS
+from vilau_unified_lm.generation.sampling import Sampling
+from vilau_unified_lm.session import Session
+from vilau_unified_lm.evaluation.run import SETTINGS, SamplingConfig
+
+
+def open_run(run: Path) -> Session:
+    """The LM of a run: RUN/lm of a whole line, or the LM's own run directory."""
+    return Session.open(run / "lm" if (run / "lm").is_dir() else run)
+
+
+def ask(*, run: Path, image: Path, question: str) -> str:
+    """The answer to a question about a picture file."""
+    session = open_run(run)
+    picture = open_image(image, session.image_tokenizer.image_size)
+    return session.answer(list(session.encode(picture[None])), [question], MAX_TOKENS)[0]
+
+
+def draw(
+    *,
+    run: Path,
+    prompt: str,
+    output: Path,
+    count: int,
+    seed: int,
+    guidance: float | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+) -> list[Path]:
+    """`count` pictures of a prompt with the seeds seed, seed + 1, …; returns the files. None: as evaluated."""
+    given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    chosen = {**evaluated_sampling(run), **{name: value for name, value in given.items() if value is not None}}
+    sampling = Sampling(**chosen)
+    session = open_run(run)
+    pictures = session.draw([prompt] * count, sampling, [seed + index for index in range(count)])
+    paths = [output if count == 1 else output.with_stem(f"{output.stem}_{index}") for index in range(count)]
+    for path, picture in zip(paths, pictures, strict=True):
+        enlarged(picture).save(path)
+    return paths
+
+
+def reconstruct(*, run: Path, image: Path, output: Path) -> Path:
+    """A picture file through the tower's codes and back; the result goes to `output`."""
+    session = open_run(run)
+    picture = open_image(image, session.image_tokenizer.image_size)
+    enlarged(session.reconstruct(picture[None])[0]).save(output)
+    return output
+
+
+def evaluated_sampling(run: Path) -> dict[str, float | int | None]:
+    """The sampling settings that the run was evaluated with; VILA-U's where it was not evaluated."""
+    path = run / "evaluation" / SETTINGS
+    saved = OmegaConf.load(path).sampling if path.is_file() else {}
+    return dict(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplingConfig), saved)).__dict__)

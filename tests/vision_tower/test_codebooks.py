@@ -1,0 +1,196 @@
+"""How codebooks begin, follow the data, and keep all of their codes in use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_tower import fill_codebooks
+from torch import Tensor
+
+from vilau_vision_tower.quantizer import COUNT_EPSILON, QuantizerConfig, ResidualQuantizer
+
+WIDTH, SIZE, DEPTH, DECAY = 3, 8, 3, 0.9
+
+
+def training_quantizer(**settings: Any) -> ResidualQuantizer:
+    config = QuantizerConfig(
+        **{"codebook_size": SIZE, "depth": DEPTH, "ema_decay": DECAY, "restart_below": 0.0, **settings}
+    )
+    return ResidualQuantizer(config, WIDTH).train()
+
+
+def state_of(quantizer: ResidualQuantizer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in quantizer.state_dict().items()}
+
+
+def reference_step(state: dict[str, Tensor], codes: Tensor, z: Tensor, shared: bool) -> dict[str, Tensor]:
+    """Codebooks, counts and sums after one step, by the equations; codes [N, D] of z [N, C]."""
+    books, counts, sums = (state[name].double().clone() for name in ("codebooks", "counts", "sums"))
+    n, m = torch.zeros_like(counts), torch.zeros_like(sums)
+    for vector, row in zip(z.double(), codes, strict=True):
+        residual = vector.clone()
+        for depth, code in enumerate(row.tolist()):
+            book = 0 if shared else depth
+            n[book, code] += 1
+            m[book, code] += residual
+            residual -= state["codebooks"][book, code].double()
+    counts, sums = DECAY * counts + (1 - DECAY) * n, DECAY * sums + (1 - DECAY) * m
+    for book in range(len(books)):
+        total = counts[book].sum()
+        for code in range(SIZE):
+            smoothed = (counts[book, code] + COUNT_EPSILON) / (total + SIZE * COUNT_EPSILON) * total
+            books[book, code] = sums[book, code] / smoothed
+    return {"codebooks": books.float(), "counts": counts.float(), "sums": sums.float()}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_codebooks_are_moving_averages(shared: bool) -> None:
+    quantizer = training_quantizer(shared_codebook=shared)
+    fill_codebooks(quantizer)
+    for _ in range(4):
+        before, z = state_of(quantizer), torch.randn(40, WIDTH)
+        codes = quantizer(z.view(4, 10, WIDTH)).codes.view(40, DEPTH)
+        for name, expected in reference_step(before, codes, z, shared).items():
+            torch.testing.assert_close(state_of(quantizer)[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_output_is_that_of_the_codebooks_before_they_move() -> None:
+    quantizer = training_quantizer()
+    fill_codebooks(quantizer)
+    z = torch.randn(40, WIDTH)
+    expected = quantizer.eval()(z)
+    output = quantizer.train()(z)
+    assert torch.equal(output.codes, expected.codes)
+    assert torch.equal(output.z_q, expected.z_q)
+    assert torch.equal(output.commitment, expected.commitment)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_evaluation_touches_no_buffer(started: bool) -> None:
+    quantizer = training_quantizer(restart_below=1.0).eval()
+    if started:
+        fill_codebooks(quantizer)
+    before = state_of(quantizer)
+    quantizer(torch.randn(40, WIDTH))
+    for name, value in before.items():
+        assert torch.equal(quantizer.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_dead_codes_restart_and_live_ones_do_not(shared: bool) -> None:
+    quantizer = training_quantizer(shared_codebook=shared, restart_below=0.5)
+    fill_codebooks(quantizer)
+    quantizer.counts.fill_(10.0)
+    quantizer.sums.copy_(10 * quantizer.codebooks)
+    # Far from everything, so that none of the batch is given to them, and hardly used of late.
+    dead = [(book, code) for book in range(len(quantizer.codebooks)) for code in (0, 5)]
+    for book, code in dead:
+        quantizer.codebooks[book, code] = quantizer.sums[book, code] = 1e4
+        quantizer.counts[book, code] = 0.1
+    before, z = state_of(quantizer), torch.randn(40, WIDTH)
+    codes = quantizer(z).codes
+    after = state_of(quantizer)
+
+    counts = reference_step(before, codes, z, shared)["counts"]
+    for book, code in dead:
+        counts[book, code] = 0.5
+        residuals = torch.cat(
+            [
+                z - quantizer_sum(before, codes[:, :depth], shared)
+                for depth in (range(DEPTH) if shared else [book])
+            ]
+        )
+        distance = (residuals - after["codebooks"][book, code]).norm(dim=-1).min()
+        assert distance < 1e-3, "a restarted code is one of its own depth's residuals"
+    torch.testing.assert_close(after["counts"], counts)
+    live = torch.ones(counts.shape, dtype=torch.bool)
+    live[tuple(zip(*dead, strict=True))] = False
+    expected = DECAY * before["sums"] + (1 - DECAY) * batch_sums(before, codes, z, shared)
+    torch.testing.assert_close(after["sums"][live], expected[live], rtol=1e-4, atol=1e-5)
+    means = after["sums"] / after["counts"].unsqueeze(-1)
+    torch.testing.assert_close(after["codebooks"], means, rtol=1e-3, atol=1e-4)
+
+
+def quantizer_sum(state: dict[str, Tensor], codes: Tensor, shared: bool) -> Tensor:
+    """The summed embeddings of codes [N, any depth]."""
+    total = torch.zeros(len(codes), WIDTH)
+    for depth in range(codes.shape[1]):
+        total += state["codebooks"][0 if shared else depth][codes[:, depth]]
+    return total
+
+
+def batch_sums(state: dict[str, Tensor], codes: Tensor, z: Tensor, shared: bool) -> Tensor:
+    sums = torch.zeros_like(state["sums"])
+    for depth in range(DEPTH):
+        residual = z - quantizer_sum(state, codes[:, :depth], shared)
+        sums[0 if shared else depth].index_add_(0, codes[:, depth], residual)
+    return sums
+
+
+def test_restarted_codes_differ_from_each_other() -> None:
+    quantizer = training_quantizer(depth=1, restart_below=1.0)
+    fill_codebooks(quantizer)
+    quantizer.codebooks.fill_(1e4)
+    quantizer.counts.fill_(0.1)
+    quantizer(torch.randn(40, WIDTH))
+    restarted = quantizer.codebooks[0, 1:]  # the first one was nearest to all
+    assert torch.pdist(restarted).min() > 1e-3
+    assert restarted.abs().max() < 10
+
+
+def slow_quantizer(**settings: Any) -> ResidualQuantizer:
+    """Its codebooks stay where they begin, so that this can be seen."""
+    return training_quantizer(ema_decay=1 - 1e-7, **settings)
+
+
+def nearest(vectors: Tensor, rows: Tensor) -> Tensor:
+    return torch.cdist(vectors, rows).min(dim=-1).values
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_codebooks_start_at_the_first_batch(shared: bool) -> None:
+    quantizer, z = slow_quantizer(shared_codebook=shared), torch.randn(40, WIDTH)
+    assert not quantizer.started
+    codes = quantizer(z).codes
+    assert quantizer.started
+    state = state_of(quantizer)
+    for depth in range(DEPTH):
+        # Of a shared codebook each depth begins a share of the codes, and the last depths' stay to the end.
+        begin = depth * SIZE // DEPTH if shared else 0
+        end = (depth + 1) * SIZE // DEPTH if shared else SIZE
+        book = state["codebooks"][0 if shared else depth][begin:end]
+        if depth == 0 or not shared:
+            residual = z - quantizer_sum(state, codes[:, :depth], shared)
+            assert nearest(book, residual).max() < 1e-3
+        if depth == 0:
+            assert torch.pdist(book).min() > 1e-3, "no vector is drawn twice"
+    if shared:
+        norms = quantizer.codebooks[0].norm(dim=-1)
+        assert norms[SIZE * 2 // DEPTH :].mean() < norms[: SIZE // DEPTH].mean(), "later depths begin finer codes"
+
+
+def test_codebooks_start_once() -> None:
+    quantizer = slow_quantizer()
+    quantizer(torch.randn(40, WIDTH))
+    before = quantizer.codebooks.clone()
+    quantizer(5 + torch.randn(40, WIDTH))
+    torch.testing.assert_close(quantizer.codebooks, before, rtol=1e-3, atol=1e-3)
+
+
+def test_a_first_batch_smaller_than_the_codebook_will_do() -> None:
+    quantizer, z = slow_quantizer(depth=1), torch.randn(3, WIDTH)
+    output = quantizer(z)
+    torch.testing.assert_close(output.z_q, z)
+    assert nearest(quantizer.codebooks[0], z).max() < 1e-3
+
+
+def test_codebooks_learn_the_data() -> None:
+    """Vectors from as many places as there are pairs of codes: two depths come to tell them all apart."""
+    quantizer = training_quantizer(codebook_size=16, depth=2, restart_below=0.5)
+    places = 3 * torch.randn(64, WIDTH)
+    errors = [quantizer(places[torch.randint(64, (256,))]).commitment.item() for _ in range(150)]
+    quantizer.eval()
+    assert (quantizer(places).z_q - places).square().mean() < 0.1 * places.square().mean()
+    assert sum(errors[-10:]) < 0.7 * sum(errors[:10])

@@ -1,0 +1,107 @@
+"""Contrastive losses against the formulas of CLIP and SigLIP as open_clip has them, and PSNR."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vilau_common.errors import UserError
+from vilau_vision_tower.losses import ContrastiveConfig, ContrastiveLoss, psnr
+
+SIZE, WIDTH, SCALE = 5, 8, 7.0
+NONE = torch.zeros(0, WIDTH)
+
+
+def unit(rows: int) -> Tensor:
+    return F.normalize(torch.randn(rows, WIDTH), dim=-1)
+
+
+def softmax_reference(images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
+    """open_clip's ClipLoss; negatives are more texts for each image, and no more images for any text."""
+    total = torch.zeros(())
+    for i in range(SIZE):
+        of_image = torch.stack([SCALE * images[i] @ text for text in (*texts, *negatives)])
+        of_text = torch.stack([SCALE * image @ texts[i] for image in images])
+        total += (of_image.logsumexp(0) - of_image[i] + of_text.logsumexp(0) - of_text[i]) / 2
+    return total / SIZE
+
+
+def sigmoid_reference(images: Tensor, texts: Tensor, negatives: Tensor, bias: float) -> Tensor:
+    """open_clip's SigLipLoss: every pair is asked about, and the sum divided by the number of images."""
+    total = torch.zeros(())
+    for i in range(SIZE):
+        for j, text in enumerate([*texts, *negatives]):
+            logit = SCALE * images[i] @ text + bias
+            probability = torch.sigmoid(logit if i == j else -logit)
+            total -= probability.log()
+    return total / SIZE
+
+
+@pytest.mark.parametrize("negatives", [0, 7])
+def test_softmax_is_open_clips(negatives: int) -> None:
+    loss = ContrastiveLoss(ContrastiveConfig(kind="softmax", scale=SCALE))
+    vectors = unit(SIZE), unit(SIZE), unit(negatives)
+    torch.testing.assert_close(loss(*vectors), softmax_reference(*vectors))
+
+
+@pytest.mark.parametrize("negatives", [0, 7])
+def test_sigmoid_is_open_clips(negatives: int) -> None:
+    loss = ContrastiveLoss(ContrastiveConfig(kind="sigmoid", scale=SCALE, bias=-2.0))
+    vectors = unit(SIZE), unit(SIZE), unit(negatives)
+    torch.testing.assert_close(loss(*vectors), sigmoid_reference(*vectors, bias=-2.0))
+
+
+def test_negatives_only_add_columns() -> None:
+    """A negative far from every image changes nothing for softmax, and a near one only makes it harder."""
+    loss = ContrastiveLoss(ContrastiveConfig(kind="softmax", scale=100.0))
+    direction = F.normalize(torch.ones(1, WIDTH), dim=-1)
+    images = F.normalize(direction + 0.3 * torch.randn(SIZE, WIDTH), dim=-1)
+    alone = loss(images, images, NONE)
+    torch.testing.assert_close(loss(images, images, -direction), alone)
+    assert loss(images, images, images[:1]) > alone + 0.05
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_matching_pairs_are_rewarded(kind: str) -> None:
+    loss, images = ContrastiveLoss(ContrastiveConfig(kind=kind)), unit(SIZE)
+    assert loss(images, images, NONE) < loss(images, images.roll(1, 0), NONE)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_every_parameter_learns(kind: str) -> None:
+    """One that no gradient reached would stop a training on several processes."""
+    loss = ContrastiveLoss(ContrastiveConfig(kind=kind))
+    loss(unit(SIZE), unit(SIZE), NONE).backward()
+    assert {name for name, _ in loss.named_parameters()} == {"log_scale"} | ({"bias"} if kind == "sigmoid" else set())
+    assert all(weight.grad is not None for weight in loss.parameters())
+
+
+def test_the_scale_is_capped() -> None:
+    capped, huge = (ContrastiveLoss(ContrastiveConfig(scale=scale)) for scale in (100.0, 1e6))
+    vectors = unit(SIZE), unit(SIZE), NONE
+    torch.testing.assert_close(huge(*vectors), capped(*vectors))
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UserError, match=r"contrastive.kind is 'triplet'; the choices are softmax and sigmoid"):
+        ContrastiveLoss(ContrastiveConfig(kind="triplet"))
+
+
+def test_psnr_of_known_errors() -> None:
+    """Of a picture whose range is 2: an error of 0.2 everywhere is a tenth of it, 20 dB."""
+    images = torch.rand(3, 3, 4, 4)
+    errors = torch.tensor([0.2, 2.0, 0.02]).view(3, 1, 1, 1)
+    signs = torch.where(torch.rand(3, 3, 4, 4) < 0.5, -1.0, 1.0)
+    torch.testing.assert_close(psnr(images, images + signs * errors), torch.tensor([20.0, 0.0, 40.0]))
+    assert psnr(images, images).tolist() == [math.inf] * 3
+
+
+def test_psnr_is_taken_for_each_picture_apart() -> None:
+    images, half = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    half[0, 0] = 0.3  # a third of the first picture's values
+    assert psnr(images, half)[0].item() == pytest.approx(10 * math.log10(4 / 0.03), rel=1e-5)
+    assert psnr(images, half)[1].item() == math.inf

@@ -1,0 +1,146 @@
+"""Pictures become codes once: what is written, when it is written again, and what is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_tower import tiny_tower
+from transformers import SiglipModel
+
+from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, codes_field, image_field
+from vilau_common.data.prepare import encode_png
+from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
+from vilau_common.errors import UserError
+from vilau_common.images import to_tensor
+from vilau_vision_tower import tokenize as module
+from vilau_vision_tower.tokenize import TokenizeConfig, tokenize, tower_fingerprint
+from vilau_vision_tower.tower import VisionTower, load_tower
+
+
+@pytest.fixture
+def config(scenes: Path, tower: VisionTower, tmp_path: Path) -> TokenizeConfig:
+    tower.save_pretrained(tmp_path / "tower" / "model")
+    return TokenizeConfig(
+        tower=str(tmp_path / "tower"),
+        data=str(scenes),
+        directory=str(tmp_path / "codes"),
+        splits=["train", "test"],
+        batch_size=15,
+        samples_per_shard=40,
+    )
+
+
+def with_samples(config: TokenizeConfig, directory: Path, samples: list[dict[str, bytes]]) -> TokenizeConfig:
+    """The same on another data set."""
+    with ShardWriter(directory / "train", {}, samples_per_shard=100) as writer:
+        for number, fields in enumerate(samples):
+            writer.write(f"{number:04d}", fields)
+    return dataclasses.replace(config, data=str(directory), splits=["train"])
+
+
+def sample(size: int = 32, **record: Any) -> dict[str, bytes]:
+    image = np.random.default_rng(0).integers(256, size=(size, size, 3), dtype=np.uint8)
+    return {"png": encode_png(image), JSON_FIELD: json.dumps({"captions": ["a"], **record}).encode()}
+
+
+def test_codes_are_the_towers_and_records_as_they_were(config: TokenizeConfig) -> None:
+    tokenize(config)
+    tower = load_tower(config.tower)
+    for split, count in (("train", 64), ("test", 12)):
+        source, written = (list(read_shards(Path(root) / split)) for root in (config.data, config.directory))
+        assert len(written) == count
+        codes = tower.encode(to_tensor(np.stack([image_field(fields) for _, fields in source])))
+        for (key, fields), (written_key, written_fields), expected in zip(source, written, codes, strict=True):
+            assert written_key == key
+            assert written_fields.keys() == {CODES_FIELD, JSON_FIELD}
+            assert written_fields[JSON_FIELD] == fields[JSON_FIELD]
+            stack = codes_field(written_fields, tower.codebook_size)
+            assert stack.dtype == np.uint16
+            assert stack.shape == (1, *tower.grid, tower.depth)
+            assert torch.equal(torch.from_numpy(stack[0].astype(np.int64)), expected)
+        info = dataset_info(Path(config.directory) / split).info
+        assert info["tower"] == tower_fingerprint(config.tower)
+
+
+def test_a_second_time_it_does_nothing(config: TokenizeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenize(config)
+    monkeypatch.setattr(module, "load_tower", lambda directory: pytest.fail("the tower was loaded again"))
+    tokenize(config)
+
+
+def test_what_is_missing_is_written(config: TokenizeConfig) -> None:
+    tokenize(dataclasses.replace(config, splits=["train"]))
+    assert not (Path(config.directory) / "test").exists()
+    tokenize(config)
+    assert dataset_info(Path(config.directory) / "test").samples == 12
+
+
+def test_another_tower_writes_anew(config: TokenizeConfig, clip: SiglipModel) -> None:
+    tokenize(config)
+    before = dataset_info(Path(config.directory) / "train")
+    tiny_tower(clip).save_pretrained(Path(config.tower) / "model")  # other codebooks
+    tokenize(config)
+    after = dataset_info(Path(config.directory) / "train")
+    assert after.fingerprint != before.fingerprint
+    assert after.info["tower"] != before.info["tower"]
+    assert after.info["data"] == before.info["data"]
+
+
+def test_other_pictures_are_written_anew(config: TokenizeConfig, tmp_path: Path) -> None:
+    tokenize(with_samples(config, tmp_path / "first", [sample()]))
+    tokenize(with_samples(config, tmp_path / "second", [sample(), sample()]))
+    assert dataset_info(Path(config.directory) / "train").samples == 2
+
+
+def test_the_batch_size_changes_no_code(config: TokenizeConfig) -> None:
+    tokenize(config)
+    alone = dataclasses.replace(config, directory=config.directory + "_alone", batch_size=1)
+    tokenize(alone)
+    first, second = (dataset_info(Path(each.directory) / "test") for each in (config, alone))
+    assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {**sample(), "png": b"nothing"},
+        sample(size=16),
+        {JSON_FIELD: sample()[JSON_FIELD]},
+        {"png": sample()["png"]},
+        {**sample(), JSON_FIELD: b"{"},
+    ],
+    ids=["damaged", "another size", "no picture", "no record", "damaged record"],
+)
+def test_bad_samples_are_left_out_and_told(
+    config: TokenizeConfig, tmp_path: Path, bad: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_samples(config, tmp_path / "data", [sample(), bad, sample(), sample()])
+    tokenize(dataclasses.replace(config, max_bad_share=0.3))
+    keys = [key for key, _ in read_shards(Path(config.directory) / "train")]
+    assert keys == ["0000", "0002", "0003"]
+    assert "1 of 4 samples" in capsys.readouterr().out
+
+
+def test_too_many_bad_samples_stop_it(config: TokenizeConfig, tmp_path: Path) -> None:
+    config = with_samples(config, tmp_path / "data", [sample(), sample(size=16)])
+    with pytest.raises(UserError, match=r"1 of 2 samples are bad.*the first: 0001: image is 16x16"):
+        tokenize(config)
+    assert not (Path(config.directory) / "train").exists()
+
+
+def test_what_cannot_be_done_is_told_in_a_sentence(
+    config: TokenizeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="no vision tower in .*; `make train-tower` trains one"):
+        tokenize(dataclasses.replace(config, tower=str(tmp_path / "nowhere")))
+    with pytest.raises(UserError, match="data set not prepared: .*nowhere"):
+        tokenize(dataclasses.replace(config, data=str(tmp_path / "nowhere")))
+    monkeypatch.setattr(module, "LARGEST_CODEBOOK", 31)
+    with pytest.raises(UserError, match="codes of 32 entries do not fit"):
+        tokenize(config)

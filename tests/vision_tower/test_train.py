@@ -1,0 +1,197 @@
+"""Both trainings from a prepared data set to a saved model, through the functions that the commands call."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_tower import DECODER, IMAGE_SIZE, stand_in_config
+from torch import Tensor
+
+from vilau_common.data.loader import LoaderConfig
+from vilau_common.errors import UserError
+from vilau_common.training import OptimizerConfig, TrainingConfig, TrainingInterrupted
+from vilau_common.training import checkpoint as checkpoints
+from vilau_vision_tower import train as train_module
+from vilau_vision_tower.clip import TextEncoder, load_clip
+from vilau_vision_tower.data import CaptionDataConfig
+from vilau_vision_tower.quantizer import QuantizerConfig
+from vilau_vision_tower.task import TEXT_ENCODER, TowerTask
+from vilau_vision_tower.tower import load_tower
+from vilau_vision_tower.train import TowerConfig, TrainTowerConfig, train_tower
+from vilau_vision_tower.train_clip import TrainClipConfig, train_clip
+
+STEPS = 4
+
+
+def data_config(scenes: Path, **changes: Any) -> CaptionDataConfig:
+    loader = LoaderConfig(batch_size=8, workers=0, shuffle_buffer=16)
+    settings = {"directory": str(scenes), "image_size": IMAGE_SIZE, "hard_negatives": 2, "loader": loader}
+    return CaptionDataConfig(**{**settings, **changes})
+
+
+def training_config(**changes: Any) -> TrainingConfig:
+    settings = {"steps": STEPS, "log_every": 1, "checkpoint_every": 2, "ema_decay": 0.5}
+    return TrainingConfig(**{**settings, "optimizer": OptimizerConfig(learning_rate=3e-3), **changes})
+
+
+@pytest.fixture(scope="module")
+def clip_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP trained for two steps."""
+    torch.set_num_threads(1)
+    directory = tmp_path_factory.mktemp("runs") / "clip"
+    result = train_clip(
+        TrainClipConfig(
+            directory=str(directory),
+            data=data_config(scenes),
+            clip=stand_in_config(text_length=40),
+            training=training_config(steps=2),
+        )
+    )
+    assert result.step == 2
+    return directory
+
+
+@pytest.fixture
+def config(scenes: Path, clip_run: Path, tmp_path: Path) -> TrainTowerConfig:
+    return TrainTowerConfig(
+        directory=str(tmp_path / "tower"),
+        data=data_config(scenes),
+        tower=TowerConfig(
+            clip=str(clip_run),
+            # So small a decay that codes die and restart all the time, by random numbers.
+            quantizer=QuantizerConfig(codebook_size=16, depth=2, ema_decay=0.5),
+            decoder=DECODER,
+        ),
+        training=training_config(),
+    )
+
+
+def metrics_of(run: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def weights_of(run: str) -> dict[str, Tensor]:
+    """The newest checkpoint's weights and the saved model's."""
+    newest = checkpoints.newest_good(Path(run) / "checkpoints")
+    assert newest is not None
+    trained = checkpoints.read(newest, lambda path, trainer: None).weights
+    return {**trained, **{f"model.{k}": v for k, v in load_file(Path(run) / "model/model.safetensors").items()}}
+
+
+def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path) -> None:
+    result = train_tower(config)
+    assert result.step == STEPS
+    lines = metrics_of(config.directory)
+    logged = [line for line in lines if "train/loss/l2" in line]
+    assert [line["step"] for line in logged] == [1, 2, 3, 4]
+    assert {f"train/loss/{term}" for term in ("l1", "l2", "contrastive", "commitment")} <= logged[0].keys()
+    assert result.metrics["psnr"] == [line for line in lines if "evaluate/psnr" in line][-1]["evaluate/psnr"]
+
+    tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")
+    assert (tower.depth, tower.codebook_size, tower.image_size) == (2, 16, IMAGE_SIZE)
+    assert tower.quantizer.started
+    change = tower.encoder.embeddings.patch_embedding.weight - clip.vision_model.embeddings.patch_embedding.weight
+    assert 0 < change.abs().max() < 0.1, "it began at CLIP's weights and went on from there"
+    texts = TextEncoder.from_pretrained(Path(config.directory) / "model" / TEXT_ENCODER)
+    assert torch.equal(texts.embed(["a red circle"]), TextEncoder(clip.text_model, tokenizer).embed(["a red circle"]))
+    assert list((Path(config.directory) / "samples").rglob("*.png"))
+
+
+def test_a_finished_training_is_not_repeated(config: TrainTowerConfig) -> None:
+    train_tower(config)
+    before = weights_of(config.directory)
+    assert train_tower(config).already_finished
+    assert weights_of(config.directory).keys() == before.keys()
+
+
+def test_interrupted_and_resumed_it_ends_the_same(
+    config: TrainTowerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, codebooks and metrics, to the last bit."""
+    train_tower(config)
+    again = dataclasses.replace(config, directory=str(tmp_path / "again"))
+
+    def stop_after_two_steps(task: TowerTask, step: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TowerTask, "after_step", stop_after_two_steps)
+        with pytest.raises(TrainingInterrupted, match="stopped at step 2"):
+            train_tower(again)
+    assert not (Path(again.directory) / "model").exists()
+    assert train_tower(again).step == STEPS
+    assert metrics_of(again.directory) == metrics_of(config.directory)
+    whole, resumed = weights_of(config.directory), weights_of(again.directory)
+    assert resumed.keys() == whole.keys()
+    assert "tower.quantizer.codebooks" in whole
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_the_seed_decides(config: TrainTowerConfig, tmp_path: Path) -> None:
+    config.training = training_config(steps=1)
+    runs = [
+        dataclasses.replace(config, seed=seed, directory=str(tmp_path / f"seed_{number}"))
+        for number, seed in enumerate((1, 1, 2))
+    ]
+    for each in runs:
+        train_tower(each)
+    first, second, third = (weights_of(each.directory)["tower.quantizer.codebooks"] for each in runs)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_a_saved_model_names_no_place_outside_it(config: TrainTowerConfig, tmp_path: Path) -> None:
+    config.training = training_config(steps=1)
+    train_tower(config)
+    for file in (Path(config.directory) / "model").rglob("*.json"):
+        assert str(tmp_path.parent) not in file.read_text(), file.name
+
+
+def test_what_is_missing_or_does_not_fit_is_told_in_a_sentence(
+    config: TrainTowerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "train", lambda *args, **kwargs: pytest.fail("training began"))
+    with pytest.raises(UserError, match="no CLIP in .*nowhere"):
+        train_tower(dataclasses.replace(config, tower=dataclasses.replace(config.tower, clip="nowhere")))
+    with pytest.raises(UserError, match="data set not prepared: "):
+        train_tower(
+            dataclasses.replace(
+                config,
+                directory=str(tmp_path / "one"),
+                data=dataclasses.replace(config.data, directory=str(tmp_path / "nowhere")),
+            )
+        )
+    with pytest.raises(UserError, match=r"reads pictures of 32 pixels, but data.image_size is 64"):
+        train_tower(dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=64)))
+
+
+def test_a_run_goes_on_with_its_own_settings_only(config: TrainTowerConfig) -> None:
+    train_tower(config)
+    config.tower.quantizer.depth = 3
+    with pytest.raises(UserError, match=r"another configuration \(tower.quantizer.depth 2 -> 3\)"):
+        train_tower(config)
+
+
+def test_clip_needs_a_text_tokenizer(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(scenes / "train")
+    with pytest.raises(UserError, match="no text tokenizer in"):
+        train_clip(
+            TrainClipConfig(
+                directory=str(tmp_path / "clip"),
+                data=data_config(tmp_path / "data"),
+                clip=stand_in_config(),
+                training=training_config(),
+            )
+        )
