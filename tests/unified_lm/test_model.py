@@ -31,7 +31,7 @@ from vilau_unified_lm.packing import MixedSequence, pack, packed_attention_mask
 from vilau_unified_lm.task import UnifiedTask
 from vilau_unified_lm.vocabulary import Vocabulary
 
-LENGTH = 90
+LENGTH = 100
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_gradients_of_a_packed_batch_are_the_sum_of_those_alone(
 
 
 def test_padding_never_matters(model: UnifiedLM, rows: list[list[Document]]) -> None:
-    narrow, wide = pack(rows, 80, D), pack(rows, 95, D)
+    narrow, wide = pack(rows, 95, D), pack(rows, 110, D)
     wide.token_ids[wide.document_ids == 0] = 7
     wide.position_ids[wide.document_ids == 0] = 3
     with torch.no_grad():

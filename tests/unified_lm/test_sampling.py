@@ -162,7 +162,7 @@ def test_values_out_of_range_are_refused_in_one_sentence(settings: dict[str, flo
         Sampling(**settings)
 
 
-@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-45])
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38])
 def test_a_temperature_of_almost_nothing_is_greedy(temperature: float) -> None:
     logits = torch.randn(20, 30) * 5
     tokens = sample(logits, torch.rand(20), Sampling(temperature=temperature))

@@ -169,8 +169,9 @@ def test_saved_and_loaded_it_is_the_same(any_tower: VisionTower, images: Tensor,
     with torch.no_grad():
         expected, output = any_tower(images), loaded(images)
     assert torch.equal(output.codes, expected.codes)
-    assert torch.equal(output.reconstruction, expected.reconstruction)
-    assert torch.equal(output.embedding, expected.embedding)
+    # Not to the last bit: weights lie elsewhere in memory, which may choose another kernel.
+    torch.testing.assert_close(output.reconstruction, expected.reconstruction)
+    torch.testing.assert_close(output.embedding, expected.embedding)
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 

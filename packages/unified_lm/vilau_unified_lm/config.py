@@ -56,6 +56,18 @@ class UnifiedLMConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def backbone_config(self) -> PreTrainedConfig:
+        """The causal LM's configuration."""
+        assert isinstance(self.text_config, PreTrainedConfig)
+        return self.text_config
+
+    @property
+    def tower_config(self) -> VisionTowerConfig:
+        """The vision tower's configuration."""
+        assert isinstance(self.vision_config, VisionTowerConfig)
+        return self.vision_config
+
+    @property
     def depth_config(self) -> DepthConfig:
         """The depth transformer's typed configuration."""
         return DepthConfig(**(self.depth or {}))

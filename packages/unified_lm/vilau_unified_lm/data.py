@@ -102,8 +102,8 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
         self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
     ) -> Document:
         questions = record.get("questions")
-        if not isinstance(questions, list) or not questions:
-            raise BadSample("no questions")
+        if not isinstance(questions, list) or not questions or not all(map(_is_turn, questions)):
+            raise BadSample("no questions: expected a list of objects with question and answer")
         order = rng.permutation(len(questions))[: self.config.questions_per_document]
         turns = [(questions[i]["question"], questions[i]["answer"]) for i in order]
         return self.builder.questions(self._codes(fields, rng), turns)
@@ -116,7 +116,13 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
 
     def _codes(self, fields: Mapping[str, bytes], rng: np.random.Generator) -> Codes:
         variants = codes_field(fields, self.vocabulary.codebook_size)
+        if variants.shape[-1] != self.vocabulary.depth:
+            raise BadSample(f"{variants.shape[-1]} codes a position, not {self.vocabulary.depth}")
         return variants[rng.integers(len(variants))].astype(np.int64)
+
+
+def _is_turn(question: object) -> bool:
+    return isinstance(question, dict) and all(isinstance(question.get(name), str) for name in ("question", "answer"))
 
 
 def document_loader(

@@ -46,11 +46,11 @@ class UnifiedLM(PreTrainedModel):
 
     def __init__(self, config: UnifiedLMConfig) -> None:
         super().__init__(config)
-        self.vision_tower = VisionTower(config.vision_config)
+        self.vision_tower = VisionTower(config.tower_config)
         self.vision_tower.requires_grad_(False)
         tower: ImageTokenizer = self.vision_tower
-        hidden = config.text_config.hidden_size
-        self.llm = AutoModelForCausalLM.from_config(config.text_config)
+        hidden = config.backbone_config.hidden_size
+        self.llm = AutoModelForCausalLM.from_config(config.backbone_config)
         grid = tower.grid if config.grid_positions else None
         self.projector = Projector(tower.feature_width, hidden, grid, config.initializer_range)
         self.depth = DepthTransformer(
@@ -72,9 +72,10 @@ class UnifiedLM(PreTrainedModel):
         return self.vision_tower
 
     def train(self, mode: bool = True) -> UnifiedLM:
-        """The tower stays in evaluation mode: its codebooks must not move."""
+        """The tower stays frozen and in evaluation mode: its codebooks must not move."""
         super().train(mode)
-        self.vision_tower.eval()
+        # `from_pretrained` makes all parameters anew, with gradients, and comes by here through its eval().
+        self.vision_tower.eval().requires_grad_(False)
         return self
 
     def forward(self, batch: MixedSequence) -> UnifiedLMOutput:

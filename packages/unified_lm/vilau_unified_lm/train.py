@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from transformers import LlamaConfig
 
@@ -68,14 +67,15 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
         raise UserError(
             f"data.row_length is {config.data.row_length}, but lm.backbone.context holds {config.lm.backbone.context}"
         )
-    run.claim(
-        {**config_to_dict(config), "tower_fingerprint": fingerprint},
-        ignore=["directory", "data.directory", "lm.tower", "lm.text_tokenizer", *operational_keys()],
-    )
     loader = document_loader(config.data, tokenizer, vocabulary, fingerprint, config.seed, run.path)
     seed_everything(config.seed, distributed.rank())
     model = build_lm(config.lm, tower, vocabulary)
     task = UnifiedTask(model, tokenizer)
+    # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
+    run.claim(
+        {**config_to_dict(config), "tower_fingerprint": fingerprint},
+        ignore=["directory", "data.directory", "lm.tower", "lm.text_tokenizer", *operational_keys()],
+    )
     return train(task, loader, config.training, run, stage="lm", seed=config.seed)
 
 

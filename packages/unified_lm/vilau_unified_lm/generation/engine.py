@@ -24,10 +24,10 @@ class Decoding:
 
     def __init__(self, model: UnifiedLM, prompts: Sequence[Document], to_come: int) -> None:
         device = next(model.parameters()).device
-        context = int(model.config.text_config.max_position_embeddings)
+        context = int(model.config.backbone_config.max_position_embeddings)
         batch = left_padded(prompts, model.image_tokenizer.depth, context, to_come).to(device)
         self.model = model
-        self.cache = DynamicCache(config=model.config.text_config)
+        self.cache = DynamicCache(config=model.config.backbone_config)
         self.mask = (batch.document_ids > 0).long()
         self.position = batch.position_ids[:, -1:]
         features = model.image_tokenizer.embed_codes(batch.codes).sum(dim=-2)
@@ -72,12 +72,13 @@ class Engine:
         prompts: documents that end at <image_start>; blank: the unconditional one for guidance; seeds: one a
         prompt; on_position: told after each visual position.
         """
+        _check_seeds(prompts, seeds)
         tower, depths = self.tokenizer, self.tokenizer.depth
         height, width = tower.grid
         guide = sampling.guidance != 1
         rows = [*prompts, *([blank] * len(prompts))] if guide else list(prompts)
         state = Decoding(self.model, rows, height * width)
-        uniform = uniform_draws(seeds, height * width * depths, state.hidden.device).view(len(prompts), -1, depths)
+        uniform = uniform_draws(seeds, height * width * depths, state.hidden.device).unflatten(1, (-1, depths))
         drawn: list[Tensor] = []
         for place in range(height * width):
             codes = self._draw_position(state.hidden, uniform[:, place], sampling)
@@ -111,6 +112,7 @@ class Engine:
         self, prompts: Sequence[Document], end: int, max_tokens: int, sampling: Sampling, seeds: Sequence[int]
     ) -> list[list[int]]:
         """Text ids after each prompt, without the closing `end`; at most `max_tokens`. Guidance does not apply."""
+        _check_seeds(prompts, seeds)
         state = Decoding(self.model, prompts, max_tokens)
         uniform = uniform_draws(seeds, max_tokens, state.hidden.device)
         embed = self.model.llm.get_input_embeddings()
@@ -126,3 +128,9 @@ class Engine:
             state.advance(embed(token))
         rows = torch.stack(written, dim=1).tolist()
         return [row[: row.index(end)] if end in row else row for row in rows]
+
+
+def _check_seeds(prompts: Sequence[Document], seeds: Sequence[int]) -> None:
+    # Broadcasting would share a single seed out among all prompts.
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds; give one seed a prompt")
