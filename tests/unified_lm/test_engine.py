@@ -13,7 +13,7 @@ from vilau_common.errors import UserError
 from vilau_unified_lm.document import Document, DocumentBuilder, ImageSegment, TextSegment
 from vilau_unified_lm.generation.engine import GREEDY, Engine
 from vilau_unified_lm.generation.prompts import left_padded
-from vilau_unified_lm.generation.sampling import Sampling
+from vilau_unified_lm.generation.sampling import Sampling, sample, uniform_draws
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import pack, packed_attention_mask
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -145,6 +145,20 @@ def test_the_global_generator_has_no_part_in_it(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_every_code_has_a_random_number_of_its_own(
+    vocabulary: Vocabulary, prompts: list[Document], blank: Document
+) -> None:
+    """With logits that nothing changes, codes are the draws themselves: by position, then depth."""
+    model = make_model(vocabulary)
+    torch.nn.init.zeros_(model.depth.head.weight)
+    torch.nn.init.normal_(model.depth.head.bias)
+    sampling, seeds = Sampling(temperature=2.0), [3, 1, 4, 15]
+    drawn = Engine(model).draw(prompts, blank, sampling, seeds)
+    uniform = uniform_draws(seeds, POSITIONS * D, torch.device("cpu")).flatten()
+    expected = sample(model.depth.head.bias.expand(len(uniform), -1), uniform, sampling)
+    assert torch.equal(drawn.flatten(), expected)
+
+
 def test_guidance_of_one_never_reads_the_blank_prompt(
     engine: Engine, prompts: list[Document], blank: Document
 ) -> None:
@@ -241,6 +255,13 @@ def test_a_longer_answer_begins_as_the_shorter_one(engine: Engine, asked: list[D
     short = engine.write(asked, -1, 5, Sampling(), [1, 2, 3, 4])
     long = engine.write(asked, -1, 20, Sampling(), [1, 2, 3, 4])
     assert [ids[:5] for ids in long] == short
+
+
+def test_every_token_has_a_random_number_of_its_own(vocabulary: Vocabulary, asked: list[Document]) -> None:
+    model = make_model(vocabulary)
+    torch.nn.init.zeros_(model.llm.lm_head.weight)  # every token is as likely as any other
+    written = Engine(model).write(asked, -1, 20, Sampling(top_k=None, top_p=1.0), [1, 2, 3, 4])
+    assert all(len(set(ids)) > 15 for ids in written)
 
 
 def test_guidance_does_not_apply_to_text(engine: Engine, asked: list[Document]) -> None:

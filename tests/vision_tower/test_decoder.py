@@ -13,6 +13,7 @@ from vilau_vision_tower.decoder import (
     ConvDecoder,
     ConvDecoderConfig,
     DecoderConfig,
+    ResidualBlock,
     TransformerDecoder,
     TransformerDecoderConfig,
     build_decoder,
@@ -58,6 +59,17 @@ def test_every_weight_of_a_decoder_matters() -> None:
             assert weight.grad is not None, name
             # A key's bias shifts all of a query's scores alike, and so cannot matter.
             assert weight.grad.abs().sum() > 0, name
+
+
+def test_convolutions_are_wide_where_the_picture_is_small() -> None:
+    """The multipliers go from full resolution down to the latent one."""
+    seen: dict[int, set[int]] = {}
+    decoder = conv()
+    for module in decoder.modules():
+        if isinstance(module, ResidualBlock):
+            module.register_forward_hook(lambda _, __, out: seen.setdefault(out.shape[-1], set()).add(out.shape[1]))
+    decoder(torch.randn(1, WIDTH, 8, 8))
+    assert seen == {8: {12}, 16: {8}, 32: {4}}
 
 
 @pytest.mark.parametrize("side", [5, 9, 12])

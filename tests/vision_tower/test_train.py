@@ -17,11 +17,13 @@ from torch import Tensor
 
 from vilau_common.data.loader import LoaderConfig
 from vilau_common.errors import UserError
+from vilau_common.images import to_tensor
 from vilau_common.training import OptimizerConfig, TrainingConfig, TrainingInterrupted
 from vilau_common.training import checkpoint as checkpoints
 from vilau_vision_tower import train as train_module
 from vilau_vision_tower.clip import TextEncoder, load_clip
-from vilau_vision_tower.data import CaptionDataConfig
+from vilau_vision_tower.data import CaptionDataConfig, read_images
+from vilau_vision_tower.losses import psnr
 from vilau_vision_tower.quantizer import QuantizerConfig
 from vilau_vision_tower.task import TEXT_ENCODER, TowerTask
 from vilau_vision_tower.tower import load_tower
@@ -97,6 +99,9 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     assert result.metrics["psnr"] == [line for line in lines if "evaluate/psnr" in line][-1]["evaluate/psnr"]
 
     tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")
+    images = to_tensor(read_images(Path(config.data.directory) / "test"))
+    measured = psnr(images, tower.decode(tower.encode(images))).mean().item()
+    assert result.metrics["psnr"] == pytest.approx(measured, rel=1e-4), "of the averaged weights, on the test split"
     assert (tower.depth, tower.codebook_size, tower.image_size) == (2, 16, IMAGE_SIZE)
     assert tower.quantizer.started
     change = tower.encoder.embeddings.patch_embedding.weight - clip.vision_model.embeddings.patch_embedding.weight

@@ -29,7 +29,7 @@ def together(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory
     """What each of the two processes came to."""
     path = tmp_path_factory.mktemp("two")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["two_ranks", "torch._dynamo", "torch.distributed.tensor"])
+    context.set_forkserver_preload(["vilau_vision_tower.train", "torch._dynamo"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -94,4 +94,4 @@ def test_two_processes_train_as_one_on_the_joint_batch(
         if weight in ("model.logit_scale", "model.logit_bias"):  # written by the one process that saves
             continue
         assert torch.equal(first[weight], second[weight]), weight
-        torch.testing.assert_close(first[weight], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(first[weight], value, rtol=1e-4, atol=1e-5, msg=weight)

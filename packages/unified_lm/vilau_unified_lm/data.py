@@ -51,9 +51,14 @@ class DocumentDataConfig:
         if not 0 <= self.blank_share <= 1:
             raise UserError(f"data.blank_share is {self.blank_share}; a share lies between 0 and 1")
         if self.questions_per_document < 1:
-            raise UserError(f"data.questions_per_document is {self.questions_per_document}; it must be at least 1")
+            raise UserError(
+                f"data.questions_per_document is {self.questions_per_document}; it must be at least 1"
+            )
         if self.loader.packing_buffer < 1:
             raise UserError("data.loader.packing_buffer is 0, but documents are packed; give some hundreds")
+        for form, weight in vars(self.mixture).items():
+            if weight < 0:
+                raise UserError(f"data.mixture.{form} is {weight}; a share is 0 (none) or above")
         if not any(weight > 0 for weight in vars(self.mixture).values()):
             raise UserError("data.mixture gives no form of document a share above 0")
 
@@ -72,7 +77,9 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
         record = json_field(fields)
         document = getattr(self, f"_{form}")(fields, record, rng)
         if len(document) > self.config.row_length:
-            raise BadSample(f"a {form} document of {len(document)} places exceeds the row's {self.config.row_length}")
+            raise BadSample(
+                f"a {form} document of {len(document)} places exceeds the row's {self.config.row_length}"
+            )
         return document
 
     def select_packs(self, samples: Sequence[Document]) -> list[list[int]]:
@@ -122,7 +129,9 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
 
 
 def _is_turn(question: object) -> bool:
-    return isinstance(question, dict) and all(isinstance(question.get(name), str) for name in ("question", "answer"))
+    return isinstance(question, dict) and all(
+        isinstance(question.get(name), str) for name in ("question", "answer")
+    )
 
 
 def document_loader(

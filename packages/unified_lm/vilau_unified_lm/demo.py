@@ -20,7 +20,6 @@ import psutil
 import torch
 
 from vilau_common import atomic
-from vilau_common.config import load_config
 from vilau_common.data.prepare import prepare
 from vilau_common.report import build_report
 from vilau_common.run import RunDirectory, git_state

@@ -116,6 +116,8 @@ def load_unified_lm(directory: str | Path) -> UnifiedLM:
     path = Path(directory)
     path = path / "model" if (path / "model").is_dir() else path
     if not (path / "config.json").is_file():
-        raise UserError(f"no unified LM in {directory}: expected a run directory of `make train-lm` with model/")
+        raise UserError(
+            f"no unified LM in {directory}: expected a run directory of `make train-lm` with model/"
+        )
     model: UnifiedLM = UnifiedLM.from_pretrained(path, dtype=torch.float32)
     return model.eval()

@@ -27,7 +27,9 @@ class MixedSequence:
     position_ids: Tensor  # int64 [B, L], from 0 in each document
     document_ids: Tensor  # int64 [B, L], from 1 in each row; 0 is padding
     text_targets: Tensor  # int64 [B, L], the text id that follows each place, IGNORE where none is supervised
-    visual_targets: Tensor  # int64 [B, L], the row of `codes` that follows each place, IGNORE where none is supervised
+    visual_targets: (
+        Tensor  # int64 [B, L], the row of `codes` that follows each place, IGNORE where none is supervised
+    )
 
     def to(self, device: torch.device) -> MixedSequence:
         """The same sequence on another device."""

@@ -30,7 +30,9 @@ class UnifiedTask(Task):
         matrices = {id(m.weight) for part in hidden for m in part.modules() if isinstance(m, nn.Linear)}
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return [
-            ParameterGroup(name="matrices", parameters=[p for p in trainable if id(p) in matrices], matrices=True),
+            ParameterGroup(
+                name="matrices", parameters=[p for p in trainable if id(p) in matrices], matrices=True
+            ),
             ParameterGroup(
                 name="other", parameters=[p for p in trainable if id(p) not in matrices], weight_decay=0.0
             ),
@@ -38,7 +40,10 @@ class UnifiedTask(Task):
 
     def training_step(self, network: nn.Module, batch: MixedSequence, step: int) -> StepOutput:
         loss = network(batch).loss
-        metrics: dict[str, Tensor | float] = {"loss/text": loss.text.detach(), "loss/visual": loss.visual.detach()}
+        metrics: dict[str, Tensor | float] = {
+            "loss/text": loss.text.detach(),
+            "loss/visual": loss.visual.detach(),
+        }
         for depth, value in enumerate(loss.per_depth.detach()):
             metrics[f"loss/visual_d{depth}"] = value
         return StepOutput({MAIN: loss.total}, metrics)

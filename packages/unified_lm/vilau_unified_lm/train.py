@@ -32,6 +32,15 @@ class BackboneConfig:
     mlp_width: int = 11008
     context: int = 4096
 
+    def validate(self) -> None:
+        """Raises UserError for sizes that do not fit together."""
+        for larger, smaller in (("width", "heads"), ("heads", "key_value_heads")):
+            if getattr(self, larger) % getattr(self, smaller):
+                raise UserError(
+                    f"lm.backbone.{larger} {getattr(self, larger)} is not a multiple of "
+                    f"lm.backbone.{smaller} {getattr(self, smaller)}"
+                )
+
 
 @dataclass(kw_only=True)
 class LmConfig:
@@ -81,10 +90,7 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
 
 def build_lm(config: LmConfig, tower: VisionTower, vocabulary: Vocabulary) -> UnifiedLM:
     """A unified LM with a new backbone around a trained tower."""
-    if config.backbone.width % config.backbone.heads:
-        raise UserError(
-            f"lm.backbone.width {config.backbone.width} is not a multiple of lm.backbone.heads {config.backbone.heads}"
-        )
+    config.backbone.validate()
     text_config = LlamaConfig(
         vocab_size=vocabulary.text_size,
         hidden_size=config.backbone.width,

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from vilau_common.images import enlarged, open_image
 from vilau_unified_lm.evaluation.language import MAX_TOKENS
+from vilau_unified_lm.evaluation.run import SETTINGS, SamplingConfig
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
-from vilau_unified_lm.evaluation.run import SETTINGS, SamplingConfig
 
 
 def open_run(run: Path) -> Session:
@@ -39,7 +39,10 @@ def draw(
 ) -> list[Path]:
     """`count` pictures of a prompt with the seeds seed, seed + 1, …; returns the files. None: as evaluated."""
     given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    chosen = {**evaluated_sampling(run), **{name: value for name, value in given.items() if value is not None}}
+    chosen = {
+        **evaluated_sampling(run),
+        **{name: value for name, value in given.items() if value is not None},
+    }
     sampling = Sampling(**chosen)
     session = open_run(run)
     pictures = session.draw([prompt] * count, sampling, [seed + index for index in range(count)])

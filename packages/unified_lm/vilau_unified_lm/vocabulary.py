@@ -35,16 +35,18 @@ class Vocabulary:
     video_end: int
 
     @classmethod
-    def from_tokenizer(
-        cls, tokenizer: PreTrainedTokenizerBase, codebook_size: int, depth: int
-    ) -> Vocabulary:
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, codebook_size: int, depth: int) -> Vocabulary:
         """Raises UserError for a tokenizer that lacks one of the special tokens."""
-        specials = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
+        specials = dict(
+            zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True)
+        )
         missing = [token for token, id_ in specials.items() if id_ is None or id_ == tokenizer.unk_token_id]
         if tokenizer.eos_token_id is None:
             missing.append("an end-of-text token")
         if missing:
-            raise UserError(f"the text tokenizer lacks {', '.join(missing)}; add them with `add_special_tokens`")
+            raise UserError(
+                f"the text tokenizer lacks {', '.join(missing)}; add them with `add_special_tokens`"
+            )
         end = tokenizer.eos_token_id
         return cls(
             text_size=len(tokenizer),

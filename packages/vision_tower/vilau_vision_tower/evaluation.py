@@ -91,7 +91,8 @@ def hard_negative_accuracy(
             groups.append([caption, *world.hard_negatives(split.scenes[index], caption)])
         texts = embed_texts([text for group in groups for text in group])
         for index, own in zip(chosen, texts.split([len(group) for group in groups]), strict=True):
-            right += int((own @ embeddings[index]).argmax() == 0)
+            likeness = own @ embeddings[index]
+            right += bool((likeness[0] > likeness[1:]).all())  # a tie is no answer
     return right / max(len(indices), 1)
 
 

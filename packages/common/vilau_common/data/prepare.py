@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vilau_common.data.fields import JSON_FIELD
 from vilau_common import atomic
+from vilau_common.data.fields import JSON_FIELD
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
 from vilau_common.data.text_tokenizer import train_text_tokenizer
 from vilau_common.data.worlds.base import World, WorldConfig
 from vilau_common.data.worlds.registry import WORLD_CONFIGS, build_world
-from vilau_common.training.progress import TrainingProgress
 from vilau_common.errors import UserError
+from vilau_common.training.progress import TrainingProgress
 
 # Part of what makes two preparations equal: raise it when the same settings give other samples than before.
 PREPARATION = 1
@@ -71,7 +71,12 @@ def prepare_world(
     written = {}
     for split, samples in world.splits().items():
         target = written[split] = directory / split
-        info: dict[str, Any] = {"world": world.name, "split": split, "settings": settings, "preparation": PREPARATION}
+        info: dict[str, Any] = {
+            "world": world.name,
+            "split": split,
+            "settings": settings,
+            "preparation": PREPARATION,
+        }
         if hard_negatives:
             info["hard_negatives"] = hard_negatives
         if is_prepared(target, info):

@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerFast
 PAD, BEGIN, END = "<pad>", "<s>", "</s>"
 
 
-def train_text_tokenizer(texts: Iterable[str], directory: Path, vocabulary_size: int) -> PreTrainedTokenizerFast:
+def train_text_tokenizer(
+    texts: Iterable[str], directory: Path, vocabulary_size: int
+) -> PreTrainedTokenizerFast:
     """Trains on `texts` and saves to `directory` what AutoTokenizer reads. Ids 0, 1, 2 are pad, begin, end."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -98,7 +98,9 @@ def _missing(inputs: Inputs) -> list[str]:
             "questions": inputs.examples.answers,
             "descriptions": inputs.examples.captions,
         }
-        notes += [f"{name}: evaluation/examples.json has none" for name, listed in lists.items() if not listed]
+        notes += [
+            f"{name}: evaluation/examples.json has none" for name, listed in lists.items() if not listed
+        ]
     for stage, measure in STAGES.items():
         if stage not in inputs.metrics:
             notes.append(f"training curves of the {measure.label}: there is no {stage}/metrics.jsonl")

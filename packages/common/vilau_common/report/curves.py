@@ -71,7 +71,9 @@ def charts(series: Series) -> list[Chart]:
     found = [_chart("Losses", _told(losses), losses, logarithmic=True)] if losses else []
     for term, lines in depths.items():
         about = f"The {term} loss for each of the codes that together make one cell of the picture, coarse to fine."
-        found.append(_chart(f"{term.capitalize()} loss by depth", about, lines, logarithmic=True, ordered=True))
+        found.append(
+            _chart(f"{term.capitalize()} loss by depth", about, lines, logarithmic=True, ordered=True)
+        )
     for name, points in series.items():
         if name.startswith(EVALUATION):
             label = name.removeprefix(EVALUATION)

@@ -70,7 +70,9 @@ def _results(path: Path) -> dict[str, float]:
     results = _object(path)
     for key, value in results.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{path}: {key!r} must be a number, not {json.dumps(value)}: evaluate the run again")
+            raise UserError(
+                f"{path}: {key!r} must be a number, not {json.dumps(value)}: evaluate the run again"
+            )
     return dict(results)
 
 

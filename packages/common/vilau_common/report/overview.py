@@ -42,17 +42,24 @@ def overview(examples: Examples) -> Image.Image | None:
     if examples.reconstructions:
         shown = examples.reconstructions[:COLUMNS]
         title = "Pictures as codes"
-        about = "Above: pictures that the model never saw. Below: the same, drawn again from a few code numbers."
+        about = (
+            "Above: pictures that the model never saw. Below: the same, drawn again from a few code numbers."
+        )
         parts += [_heading(title, about), _grid([_reconstruction(example) for example in shown], COLUMNS)]
     if examples.drawings:
         drawings = in_turn(examples.drawings, DRAWINGS)
         title = "It draws"
-        about = "Green frame: a fixed program finds in the picture what was asked for. Red frame: it does not."
+        about = (
+            "Green frame: a fixed program finds in the picture what was asked for. Red frame: it does not."
+        )
         parts += [_heading(title, about), _grid([_drawing(example) for example in drawings], COLUMNS)]
     if examples.answers:
         answers = in_turn(examples.answers, ANSWERS)
         about = "Questions about pictures that the model never saw, and its answers."
-        parts += [_heading("It answers", about), _grid([_answer(example) for example in answers], ANSWER_COLUMNS)]
+        parts += [
+            _heading("It answers", about),
+            _grid([_answer(example) for example in answers], ANSWER_COLUMNS),
+        ]
     return _stacked(parts) if parts else None
 
 

@@ -125,7 +125,9 @@ def stage_times(results: Mapping[str, float]) -> list[Proportion]:
     return [*lines, Proportion("everything", "", duration(total), 1.0)] if lines else []
 
 
-def drawing_groups(drawings: Iterable[Drawing], results: Mapping[str, float], prefix: str) -> list[DrawingGroup]:
+def drawing_groups(
+    drawings: Iterable[Drawing], results: Mapping[str, float], prefix: str
+) -> list[DrawingGroup]:
     """The drawings by kind, in their order; prefix: of the results that belong to them, "" or "held_out/"."""
     kinds: dict[str, list[Drawing]] = {}
     for drawing in drawings:

@@ -51,7 +51,8 @@ MEASURES = {
         "How often the description that the model writes of a picture says exactly what is there.",
     ),
     "time/total_seconds": Measure(
-        "Time for everything", "From preparing the data to the end of the evaluation, on the machine named above."
+        "Time for everything",
+        "From preparing the data to the end of the evaluation, on the machine named above.",
     ),
 }
 

@@ -27,7 +27,7 @@ class TrainingProgress:
     ) -> None:
         self._stage, self._steps, self._unit, self._visible = stage, steps, unit, visible
         self._console = console or Console()
-        self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS + 1)
+        self._recent: deque[tuple[float, int, int]] = deque(maxlen=SPEED_STEPS + 1)
         self._loss = ""
         self._bar: Progress | None = None
         self._bar_task = TaskID(0)
@@ -71,7 +71,7 @@ class TrainingProgress:
         if not self._visible:
             return
         now = time.monotonic()
-        self._recent.append((now, units))
+        self._recent.append((now, units, step))
         if loss is not None:
             self._loss = f"loss {loss:.4g}"
         if self._bar is not None:
@@ -86,7 +86,7 @@ class TrainingProgress:
         seconds = self._recent[-1][0] - self._recent[0][0]
         if seconds <= 0:
             return ""
-        units = sum(units for _, units in list(self._recent)[1:])
+        units = sum(units for _, units, _ in list(self._recent)[1:])
         if units:
             return f"{units / seconds:,.0f} {self._unit}/s"
         return f"{(len(self._recent) - 1) / seconds:.3g} steps/s"
@@ -95,5 +95,5 @@ class TrainingProgress:
         seconds = self._recent[-1][0] - self._recent[0][0]
         if len(self._recent) < 2 or step == self._steps:
             return ""
-        left = round(seconds / (len(self._recent) - 1) * (self._steps - step))
+        left = round(seconds / (step - self._recent[0][2]) * (self._steps - step))
         return f"{left // 60}:{left % 60:02d} left"

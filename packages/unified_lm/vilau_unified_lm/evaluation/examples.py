@@ -17,7 +17,6 @@ from vilau_common.data.worlds.scene import Scene
 from vilau_unified_lm.evaluation.drawing import Drawing
 from vilau_unified_lm.evaluation.language import Written
 
-
 Item = TypeVar("Item")
 
 

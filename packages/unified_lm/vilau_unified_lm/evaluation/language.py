@@ -29,7 +29,9 @@ class Written:
     right: bool
 
 
-def answer_questions(session: Session, codes: npt.NDArray[np.int64], split: Split, limit: int | None) -> list[Written]:
+def answer_questions(
+    session: Session, codes: npt.NDArray[np.int64], split: Split, limit: int | None
+) -> list[Written]:
     """Every question of the split (or the first `limit`), greedily, exact match. codes: int64 [N, h, w, D]."""
     asked = [(picture, item) for picture, items in enumerate(split.questions) for item in items][:limit]
     texts = _write(session, codes, [(picture, item.question) for picture, item in asked], "questions")
@@ -39,7 +41,9 @@ def answer_questions(session: Session, codes: npt.NDArray[np.int64], split: Spli
     ]
 
 
-def caption_pictures(session: Session, codes: npt.NDArray[np.int64], split: Split, world: World) -> list[Written]:
+def caption_pictures(
+    session: Session, codes: npt.NDArray[np.int64], split: Split, world: World
+) -> list[Written]:
     """A caption for every picture whose scene is known; right if it says exactly what the picture shows."""
     known = split.known()
     texts = _write(session, codes, [(int(picture), DESCRIBE) for picture in known], "captions")
@@ -60,7 +64,9 @@ def _write(
     with TrainingProgress(f"evaluate {stage}", len(asked), stage, visible=True) as progress:
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
-            answers = session.answer([codes[asked[i][0]] for i in chosen], [asked[i][1] for i in chosen], MAX_TOKENS)
+            answers = session.answer(
+                [codes[asked[i][0]] for i in chosen], [asked[i][1] for i in chosen], MAX_TOKENS
+            )
             for index, text in zip(chosen, answers, strict=True):
                 texts[index] = text
             progress.advance(start + len(chosen), len(chosen), None)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from vilau_common import atomic
-
 from vilau_common.config import config_to_yaml
 from vilau_common.data.split import Split, load_split
 from vilau_common.data.worlds.base import World
@@ -82,7 +81,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
             answers = answer_questions(session, codes, split, config.questions)
             captions = caption_pictures(session, codes, split, world)
             drawings = draw_split(session, world, split, config, sampling)
-            results |= {f"{prefix}lm/{key}": value for key, value in language_metrics(answers, captions).items()}
+            results |= {
+                f"{prefix}lm/{key}": value for key, value in language_metrics(answers, captions).items()
+            }
             results |= {f"{prefix}lm/{key}": value for key, value in drawing_metrics(drawings).items()}
             if name == TEST:
                 examples.reconstructions(split, seen.reconstructions, seen.read_back_right)

@@ -78,7 +78,9 @@ class Engine:
         guide = sampling.guidance != 1
         rows = [*prompts, *([blank] * len(prompts))] if guide else list(prompts)
         state = Decoding(self.model, rows, height * width)
-        uniform = uniform_draws(seeds, height * width * depths, state.hidden.device).unflatten(1, (-1, depths))
+        uniform = uniform_draws(seeds, height * width * depths, state.hidden.device).unflatten(
+            1, (-1, depths)
+        )
         drawn: list[Tensor] = []
         for place in range(height * width):
             codes = self._draw_position(state.hidden, uniform[:, place], sampling)
