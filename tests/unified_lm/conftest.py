@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode does not 
 import tiny_lm
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Sums in the same order every time, and no fight over the cores."""
     threads = torch.get_num_threads()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_lm import CAPTIONS, POSITIONS, QUESTIONS, SIDE, D, K, random_codes, sample_fields, write_codes
+from tiny_lm import CAPTIONS, POSITIONS, QUESTIONS, D, K, random_codes, sample_fields, write_codes
 from transformers import PreTrainedTokenizerFast
 
 from vilau_common.data.encoder import BadSample
@@ -31,7 +31,9 @@ def data_config(directory: Path | str = "", **changes: Any) -> DocumentDataConfi
         "mixture": MixtureConfig(),
         "row_length": 80,
         "questions_per_document": 3,
-        "loader": LoaderConfig(batch_size=2, workers=0, shuffle_buffer=20, packing_buffer=30, max_bad_share=0.5),
+        "loader": LoaderConfig(
+            batch_size=2, workers=0, shuffle_buffer=20, packing_buffer=30, max_bad_share=0.5
+        ),
     }
     return DocumentDataConfig(**{**settings, **changes})
 
@@ -77,7 +79,9 @@ def test_text_to_image_takes_any_caption_and_any_variant(encoder: DocumentEncode
         assert picture(document).supervised and picture(document).codes.shape == (POSITIONS, D)
         assert picture(document).codes.dtype == np.int64
         seen_codes[picture(document).codes.tobytes()] += 1
-    assert set(seen_captions) == {f"<s> {caption}<image_start>" for caption in CAPTIONS} | {"<s><image_start>"}
+    assert set(seen_captions) == {f"<s> {caption}<image_start>" for caption in CAPTIONS} | {
+        "<s><image_start>"
+    }
     assert set(seen_codes) == {codes.tobytes() for codes in variants(3)}
 
 
@@ -222,7 +226,7 @@ def test_batches_hold_whole_documents_and_bad_samples_are_counted(
     mixture = MixtureConfig(text_to_image=1.0, image_to_text=0.0, questions=0.0, text=0.0)
     config = data_config(shards, mixture=mixture)
     loader = document_loader(config, tokenizer, vocabulary, TOWER, seed=0, log_directory=tmp_path)
-    pictures, documents, places = 0, 0, 0
+    pictures, places = 0, 0
     for _, batch in zip(range(20), loader, strict=False):
         assert batch.token_ids.shape == (2, 80)
         assert ((batch.codes >= 0) & (batch.codes < K)).all()
@@ -232,12 +236,11 @@ def test_batches_hold_whole_documents_and_bad_samples_are_counted(
         assert (batch.grid_index.view(count, POSITIONS) == torch.arange(POSITIONS)).all()
         assert (batch.visual_targets != IGNORE).sum() == len(batch.codes)
         pictures += count
-        documents += count
         places += int((batch.document_ids > 0).sum())
     assert places / (20 * 2 * 80) > 0.6  # of so short a row; `test_packing` judges longer ones
     # One in ten; packed documents that wait in the buffer have been seen too.
     assert loader.bad_samples / loader.samples_seen == pytest.approx(0.1, abs=0.04)
-    assert loader.samples_seen - loader.bad_samples >= documents
+    assert loader.samples_seen - loader.bad_samples >= pictures
     logged = [json.loads(line) for line in (tmp_path / "bad_samples_0.jsonl").read_text().splitlines()]
     assert len(logged) == loader.bad_samples
     assert {int(record["key"]) % 10 for record in logged} == {3}
@@ -291,7 +294,10 @@ def test_missing_codes_are_told(
         ({"blank_share": 1.5}, "data.blank_share is 1.5"),
         ({"questions_per_document": 0}, "data.questions_per_document is 0"),
         ({"loader": LoaderConfig(batch_size=2)}, "data.loader.packing_buffer is 0"),
-        ({"mixture": MixtureConfig(text_to_image=0, image_to_text=0, questions=0, text=0)}, "data.mixture gives no"),
+        (
+            {"mixture": MixtureConfig(text_to_image=0, image_to_text=0, questions=0, text=0)},
+            "data.mixture gives no",
+        ),
         ({"mixture": MixtureConfig(text=-0.1)}, "data.mixture.text is -0.1"),
     ],
 )
@@ -299,7 +305,3 @@ def test_settings_out_of_range_are_refused(changes: dict[str, Any], sentence: st
     data_config().validate()
     with pytest.raises(UserError, match=sentence):
         replace(data_config(), **changes).validate()
-
-
-def test_grid_of_the_samples_is_that_of_the_tower() -> None:
-    assert (SIDE, SIDE, D) == random_codes(0).shape

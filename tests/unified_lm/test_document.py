@@ -42,7 +42,13 @@ def test_text_to_image(builder: DocumentBuilder, vocabulary: Vocabulary, words) 
 
 def test_blank_prompt_has_no_caption(builder: DocumentBuilder, vocabulary: Vocabulary) -> None:
     tokens, supervised = flat(builder.text_to_image("", random_codes(0)))
-    expected = [vocabulary.begin, vocabulary.image_start, *[V] * POSITIONS, vocabulary.image_end, vocabulary.end]
+    expected = [
+        vocabulary.begin,
+        vocabulary.image_start,
+        *[V] * POSITIONS,
+        vocabulary.image_end,
+        vocabulary.end,
+    ]
     assert tokens == expected
     assert supervised == [False, False] + [True] * (POSITIONS + 2)
 

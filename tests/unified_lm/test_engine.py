@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny_lm import CAPTIONS, CONTEXT, POSITIONS, SIDE, D, K, as_tensor, make_model, random_codes
+from tiny_lm import CAPTIONS, CONTEXT, POSITIONS, SIDE, D, K, last_hidden, make_model, random_codes
 from torch import Tensor
 
 from vilau_common.errors import UserError
 from vilau_unified_lm.document import Document, DocumentBuilder, ImageSegment, TextSegment
 from vilau_unified_lm.generation.engine import GREEDY, Engine
-from vilau_unified_lm.generation.prompts import left_padded
 from vilau_unified_lm.generation.sampling import Sampling, sample, uniform_draws
 from vilau_unified_lm.model import UnifiedLM
-from vilau_unified_lm.packing import pack, packed_attention_mask
 from vilau_unified_lm.vocabulary import Vocabulary
 
 FREE = Sampling(temperature=1.3, top_k=8, top_p=0.95, guidance=2.0)
@@ -49,14 +47,6 @@ def asked(builder: DocumentBuilder) -> list[Document]:
     ]
 
 
-def last_hidden(model: UnifiedLM, document: Document) -> Tensor:
-    """The hidden state at the document's end, float [hidden], from one pass over all of it."""
-    batch = pack([[document]], len(document), D)
-    features = model.image_tokenizer.embed_codes(batch.codes).sum(dim=-2)
-    mask = packed_attention_mask(batch.document_ids)
-    return model.backbone(model.embed(batch, features), mask, batch.position_ids)[0, -1]
-
-
 @torch.no_grad()
 def draw_slowly(model: UnifiedLM, prompt: Document, blank: Document, guidance: float) -> Tensor:
     """Greedy codes int64 [POSITIONS, D]: the whole sequence again for each position, all depths for each code."""
@@ -73,17 +63,6 @@ def draw_slowly(model: UnifiedLM, prompt: Document, blank: Document, guidance: f
             position[0, level] = (guidance * logits[0] + (1 - guidance) * logits[1]).argmax()
         drawn = torch.cat([drawn, position])
     return drawn
-
-
-@torch.no_grad()
-def write_slowly(model: UnifiedLM, prompt: Document, count: int) -> list[int]:
-    """Greedy text ids, the whole sequence again for each."""
-    ids: list[int] = []
-    for _ in range(count):
-        written = TextSegment(tuple(ids), supervised=False)
-        hidden = last_hidden(model, Document((*prompt.segments, written)))
-        ids.append(int(model.llm.lm_head(hidden).argmax()))
-    return ids
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------
@@ -104,7 +83,9 @@ def test_greedy_drawing_equals_the_reference_without_caches(
     assert len(set(pictures)) == (1 if guidance == 0 else len(prompts))  # the prompts matter, but not at 0
 
 
-def alone(engine: Engine, prompts: Sequence[Document], blank: Document, sampling: Sampling, seeds: Sequence[int]):
+def alone(
+    engine: Engine, prompts: Sequence[Document], blank: Document, sampling: Sampling, seeds: Sequence[int]
+):
     drawn = [
         engine.draw([prompt], blank, sampling, [seed]) for prompt, seed in zip(prompts, seeds, strict=True)
     ]
@@ -192,7 +173,9 @@ def test_generation_is_without_dropout_and_gradients(
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_picture_in_the_prompt_matters(vocabulary: Vocabulary, builder: DocumentBuilder, blank: Document) -> None:
+def test_a_picture_in_the_prompt_matters(
+    vocabulary: Vocabulary, builder: DocumentBuilder, blank: Document
+) -> None:
     """Editing and continuing are prompts as well: codes before the prompt's end reach what is drawn."""
     engine = Engine(make_model(vocabulary))
     drawn = []
@@ -203,70 +186,6 @@ def test_a_picture_in_the_prompt_matters(vocabulary: Vocabulary, builder: Docume
         expected = draw_slowly(engine.model, prompt, blank, 1.0)
         assert torch.equal(drawn[-1].flatten(0, 2), expected)
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-
-
-# --- writing ----------------------------------------------------------------------------------------------------
-
-
-def test_greedy_writing_equals_the_reference_without_caches(engine: Engine, asked: list[Document]) -> None:
-    never = -1  # no token ends the text
-    written = engine.write(asked, never, TOKENS, GREEDY, range(len(asked)))
-    assert written == [write_slowly(engine.model, prompt, TOKENS) for prompt in asked]
-    assert len({tuple(ids) for ids in written}) == len(asked)
-
-
-def test_writing_stops_at_the_end_each_row_for_itself(engine: Engine, asked: list[Document]) -> None:
-    whole = [write_slowly(engine.model, prompt, TOKENS) for prompt in asked]
-    ends = {token for ids in whole for token in ids}
-    assert len(ends) > 5
-    for end in ends:
-        expected = [ids[: ids.index(end)] if end in ids else ids for ids in whole]
-        assert engine.write(asked, end, TOKENS, GREEDY, range(len(asked))) == expected
-        assert any(len(ids) < TOKENS for ids in expected)
-
-
-def test_writing_stops_early_where_every_row_has_ended(
-    engine: Engine, asked: list[Document], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompt = asked[0]
-    whole = write_slowly(engine.model, prompt, TOKENS)
-    steps = []
-    backbone = engine.model.llm.model.forward
-    monkeypatch.setattr(
-        engine.model.llm.model, "forward", lambda **inputs: steps.append(None) or backbone(**inputs)
-    )
-    assert engine.write([prompt, prompt], whole[0], TOKENS, GREEDY, [0, 1]) == [[], []]
-    assert len(steps) == 1  # the prompt's pass alone
-
-
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.5, top_k=40, top_p=0.9)], ids=str)
-def test_prompts_together_as_one_at_a_time(engine: Engine, asked: list[Document], sampling: Sampling) -> None:
-    end, seeds = 50, [3, 1, 4, 15]
-    together = engine.write(asked, end, TOKENS, sampling, seeds)
-    one_by_one = [
-        engine.write([prompt], end, TOKENS, sampling, [seed])[0]
-        for prompt, seed in zip(asked, seeds, strict=True)
-    ]
-    assert together == one_by_one
-    assert engine.write(asked[:1], end, TOKENS, sampling, [99])[0] != together[0]
-
-
-def test_a_longer_answer_begins_as_the_shorter_one(engine: Engine, asked: list[Document]) -> None:
-    short = engine.write(asked, -1, 5, Sampling(), [1, 2, 3, 4])
-    long = engine.write(asked, -1, 20, Sampling(), [1, 2, 3, 4])
-    assert [ids[:5] for ids in long] == short
-
-
-def test_every_token_has_a_random_number_of_its_own(vocabulary: Vocabulary, asked: list[Document]) -> None:
-    model = make_model(vocabulary)
-    torch.nn.init.zeros_(model.llm.lm_head.weight)  # every token is as likely as any other
-    written = Engine(model).write(asked, -1, 20, Sampling(top_k=None, top_p=1.0), [1, 2, 3, 4])
-    assert all(len(set(ids)) > 15 for ids in written)
-
-
-def test_guidance_does_not_apply_to_text(engine: Engine, asked: list[Document]) -> None:
-    plain = engine.write(asked, -1, 5, Sampling(guidance=1.0), [1, 2, 3, 4])
-    assert engine.write(asked, -1, 5, Sampling(guidance=5.0), [1, 2, 3, 4]) == plain
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------
@@ -290,25 +209,6 @@ def test_a_prompt_that_leaves_no_room_is_told(
         engine.write([prompt_of(CONTEXT, vocabulary)], vocabulary.end, 1, GREEDY, [0])
     fitting = prompt_of(CONTEXT - POSITIONS, vocabulary)
     assert engine.draw([fitting], blank, GREEDY, [0]).shape == (1, SIDE, SIDE, D)
-
-
-def test_left_padding_moves_whole_rows(asked: list[Document]) -> None:
-    batch = left_padded(asked, D, CONTEXT, 0)
-    longest = max(map(len, asked))
-    assert batch.token_ids.shape == (len(asked), longest)
-    visual = 0
-    for row, prompt in enumerate(asked):
-        plain = pack([[prompt]], len(prompt), D)
-        for name in ("token_ids", "visual_mask", "position_ids", "document_ids"):
-            assert torch.equal(getattr(batch, name)[row, longest - len(prompt) :], getattr(plain, name)[0])
-        assert (batch.document_ids[row, : longest - len(prompt)] == 0).all()
-        assert not batch.visual_mask[row, : longest - len(prompt)].any()
-        here = slice(visual, visual + len(plain.codes))
-        assert torch.equal(batch.codes[here], plain.codes)
-        assert torch.equal(batch.grid_index[here], plain.grid_index)
-        visual = here.stop
-    assert visual == len(batch.codes) == 2 * POSITIONS
-    assert torch.equal(batch.codes[:POSITIONS], as_tensor(random_codes(0)))
 
 
 def test_seeds_must_be_one_a_prompt(

@@ -74,7 +74,9 @@ def test_no_temperature_and_top_1_take_the_most_likely() -> None:
 
 @pytest.mark.parametrize("extreme", [0.0, 1 - 2**-24])
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(), Sampling(top_k=5, top_p=0.5)], ids=str)
-def test_the_ends_of_the_interval_give_the_ends_of_the_kept_tokens(extreme: float, sampling: Sampling) -> None:
+def test_the_ends_of_the_interval_give_the_ends_of_the_kept_tokens(
+    extreme: float, sampling: Sampling
+) -> None:
     """Rounding in a sum over a large codebook must not let the draw fall off its end."""
     logits = torch.randn(8, 16384)
     tokens = sample(logits, torch.full((8,), extreme), sampling)
@@ -111,7 +113,9 @@ def test_draws_with_seeded_numbers_follow_the_softmax() -> None:
     """Chi-square over many seeds, each with its own first number."""
     logits = torch.randn(8)
     count = 4000
-    tokens = sample(logits.expand(count, -1), uniform_draws(range(count), 1, torch.device("cpu"))[:, 0], PLAIN)
+    tokens = sample(
+        logits.expand(count, -1), uniform_draws(range(count), 1, torch.device("cpu"))[:, 0], PLAIN
+    )
     expected = logits.softmax(dim=-1) * count
     chi_square = ((tokens.bincount(minlength=8) - expected) ** 2 / expected).sum()
     assert chi_square < 24.3  # 7 degrees of freedom: once in a thousand

@@ -42,7 +42,6 @@ STEPS = 4
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tower/, tokenizer/ and codes/ as the stages before the LM leave them."""
     directory = tmp_path_factory.mktemp("ready")
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     make_tower().save_pretrained(directory / "tower" / "model")
     train_text_tokenizer(CAPTIONS, directory / "tokenizer", vocabulary_size=300)
@@ -50,12 +49,14 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ShardWriter(directory / "data" / "train", {}, samples_per_shard=20) as writer:
         for number in range(40):
             file = io.BytesIO()
-            Image.fromarray(rng.integers(256, size=(IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)).save(file, "PNG")
+            Image.fromarray(rng.integers(256, size=(IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)).save(
+                file, "PNG"
+            )
             record = {"captions": CAPTIONS, "questions": QUESTIONS, "scene": None, "texts": CAPTIONS}
             writer.write(f"{number:04d}", {"png": file.getvalue(), "json": json.dumps(record).encode()})
     tokenize(
         TokenizeConfig(
-            tower=str(directory / "tower"), data=str(directory / "data"), directory=str(directory / "codes")
+            tower_directory=str(directory / "tower"), data=str(directory / "data"), directory=str(directory / "codes")
         )
     )
     return directory
@@ -105,7 +106,6 @@ class EndState:
 @pytest.fixture(scope="module")
 def finished(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:
     """A run that nothing disturbed."""
-    torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("run") / "lm"
     return run, train_lm(config_for(ready, run))
 
@@ -115,7 +115,9 @@ def test_leaves_a_model_that_draws_and_answers(ready: Path, finished: tuple[Path
     assert result.step == STEPS and not result.already_finished
     model, tokenizer = load_unified_lm(run), load_text_tokenizer(run / "model")
     assert_same_state(state_of(model.vision_tower), state_of(load_tower(ready / "tower")))
-    vocabulary = Vocabulary.from_tokenizer(tokenizer, model.vision_tower.codebook_size, model.vision_tower.depth)
+    vocabulary = Vocabulary.from_tokenizer(
+        tokenizer, model.vision_tower.codebook_size, model.vision_tower.depth
+    )
     builder = DocumentBuilder(tokenizer, vocabulary)
     engine = Engine(model)
     codes = engine.draw([builder.drawing_prompt(CAPTIONS[0])], builder.drawing_prompt(""), Sampling(), [0])
@@ -167,7 +169,9 @@ def test_a_finished_run_is_not_repeated(ready: Path, finished: tuple[Path, Train
     assert (finished[0] / "metrics.jsonl").read_bytes() == before
 
 
-def test_another_seed_gives_another_model(ready: Path, finished: tuple[Path, TrainingResult], tmp_path: Path) -> None:
+def test_another_seed_gives_another_model(
+    ready: Path, finished: tuple[Path, TrainingResult], tmp_path: Path
+) -> None:
     train_lm(replace(config_for(ready, tmp_path), seed=1))
     name = "llm.model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(EndState.of(tmp_path).weights[name], EndState.of(finished[0]).weights[name])
@@ -188,8 +192,16 @@ def test_sizes_that_do_not_fit_are_told_and_do_not_claim_the_directory(ready: Pa
     config = config_for(ready, tmp_path / "lm", steps=1)
     backbone = config.lm.backbone
     for lm, data, sentence in (
-        (config.lm, replace(config.data, row_length=97), "data.row_length is 97, but lm.backbone.context holds 96"),
-        (replace(config.lm, backbone=replace(backbone, heads=5)), config.data, "lm.backbone.width 32 is not a"),
+        (
+            config.lm,
+            replace(config.data, row_length=97),
+            "data.row_length is 97, but lm.backbone.context holds 96",
+        ),
+        (
+            replace(config.lm, backbone=replace(backbone, heads=5)),
+            config.data,
+            "lm.backbone.width 32 is not a",
+        ),
         (
             replace(config.lm, backbone=replace(backbone, key_value_heads=3)),
             config.data,

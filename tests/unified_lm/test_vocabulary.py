@@ -50,7 +50,9 @@ def test_text_size_counts_the_special_tokens(
 
 def test_a_tokenizer_without_the_special_tokens_is_refused(tmp_path: Path) -> None:
     plain = train_text_tokenizer(CAPTIONS, tmp_path, vocabulary_size=280)
-    with pytest.raises(UserError, match=r"lacks <image_start>, <image_end>, <video_start>, <video_end>; add them"):
+    with pytest.raises(
+        UserError, match=r"lacks <image_start>, <image_end>, <video_start>, <video_end>; add them"
+    ):
         Vocabulary.from_tokenizer(plain, K, D)
     plain.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS[:3])})
     with pytest.raises(UserError, match="lacks <video_end>;"):

@@ -22,6 +22,7 @@ from vilau_common.data.text_tokenizer import train_text_tokenizer
 from vilau_unified_lm.config import DepthConfig
 from vilau_unified_lm.document import Codes, Document, DocumentBuilder
 from vilau_unified_lm.model import UnifiedLM
+from vilau_unified_lm.packing import pack, packed_attention_mask
 from vilau_unified_lm.train import BackboneConfig, LmConfig, build_lm
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
 from vilau_vision_tower.config import VisionTowerConfig
@@ -115,6 +116,14 @@ def all_forms(builder: DocumentBuilder) -> list[Document]:
 
 def as_tensor(codes: Codes) -> Tensor:
     return torch.from_numpy(codes.reshape(-1, codes.shape[-1]))
+
+
+def last_hidden(model: UnifiedLM, document: Document) -> Tensor:
+    """The hidden state at the document's end, float [hidden], from one pass over all of it."""
+    batch = pack([[document]], len(document), D)
+    features = model.image_tokenizer.embed_codes(batch.codes).sum(dim=-2)
+    mask = packed_attention_mask(batch.document_ids)
+    return model.backbone(model.embed(batch, features), mask, batch.position_ids)[0, -1]
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

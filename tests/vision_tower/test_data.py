@@ -32,7 +32,10 @@ def encoder(tokenizer: PreTrainedTokenizerFast, **settings: Any) -> CaptionedIma
 def stored(shape: tuple[int, int] = (SIZE, SIZE), value: int = 0, **record: Any) -> dict[str, bytes]:
     """A sample's fields."""
     image = np.full((*shape, 3), value, np.uint8)
-    return {"png": encode_png(image), "json": json.dumps({"captions": ["first", "second"], **record}).encode()}
+    return {
+        "png": encode_png(image),
+        "json": json.dumps({"captions": ["first", "second"], **record}).encode(),
+    }
 
 
 def encode(reader: CaptionedImageEncoder, fields: dict[str, bytes], seed: int = 0) -> Any:
@@ -88,7 +91,9 @@ def test_captions_are_the_first_or_any(tokenizer: PreTrainedTokenizerFast) -> No
         ({**stored(), "png": b"\x89PNG damaged"}, "cannot be decoded"),
     ],
 )
-def test_bad_samples_say_why(tokenizer: PreTrainedTokenizerFast, fields: dict[str, bytes], reason: str) -> None:
+def test_bad_samples_say_why(
+    tokenizer: PreTrainedTokenizerFast, fields: dict[str, bytes], reason: str
+) -> None:
     with pytest.raises(BadSample, match=reason):
         encode(encoder(tokenizer, hard_negatives=1), fields)
 

@@ -67,7 +67,9 @@ def test_convolutions_are_wide_where_the_picture_is_small() -> None:
     decoder = conv()
     for module in decoder.modules():
         if isinstance(module, ResidualBlock):
-            module.register_forward_hook(lambda _, __, out: seen.setdefault(out.shape[-1], set()).add(out.shape[1]))
+            module.register_forward_hook(
+                lambda _, __, out: seen.setdefault(out.shape[-1], set()).add(out.shape[1])
+            )
     decoder(torch.randn(1, WIDTH, 8, 8))
     assert seen == {8: {12}, 16: {8}, 32: {4}}
 

@@ -54,7 +54,9 @@ def test_hard_negatives_are_told_apart(
     embeddings = embed([captions[0] for captions in split.captions])
     assert hard_negative_accuracy(embeddings, embed, world, split, split.known()) == 1.0
     for index in (1, 7, 8):
-        embeddings[index] = embed([world.hard_negatives(split.scenes[index], split.captions[index][0])[-1]])[0]
+        embeddings[index] = embed([world.hard_negatives(split.scenes[index], split.captions[index][0])[-1]])[
+            0
+        ]
     assert hard_negative_accuracy(embeddings, embed, world, split, split.known()) == 0.75  # 9 of 12
     some = np.array([0, 7])
     assert hard_negative_accuracy(embeddings, embed, world, split, some) == 0.5

@@ -76,7 +76,9 @@ def test_every_parameter_learns(kind: str) -> None:
     """One that no gradient reached would stop a training on several processes."""
     loss = ContrastiveLoss(ContrastiveConfig(kind=kind))
     loss(unit(SIZE), unit(SIZE), NONE).backward()
-    assert {name for name, _ in loss.named_parameters()} == {"log_scale"} | ({"bias"} if kind == "sigmoid" else set())
+    assert {name for name, _ in loss.named_parameters()} == {"log_scale"} | (
+        {"bias"} if kind == "sigmoid" else set()
+    )
     assert all(weight.grad is not None for weight in loss.parameters())
 
 
@@ -87,7 +89,9 @@ def test_the_scale_is_capped() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(UserError, match=r"contrastive.kind is 'triplet'; the choices are softmax and sigmoid"):
+    with pytest.raises(
+        UserError, match=r"contrastive.kind is 'triplet'; the choices are softmax and sigmoid"
+    ):
         ContrastiveLoss(ContrastiveConfig(kind="triplet"))
 
 

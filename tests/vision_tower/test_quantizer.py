@@ -15,7 +15,9 @@ from vilau_vision_tower.quantizer import QuantizerConfig, ResidualQuantizer
 
 WIDTH = 6
 SETTINGS = [
-    pytest.param(QuantizerConfig(codebook_size=size, depth=depth, shared_codebook=shared, code_dim=dim), id=name)
+    pytest.param(
+        QuantizerConfig(codebook_size=size, depth=depth, shared_codebook=shared, code_dim=dim), id=name
+    )
     for name, size, depth, shared, dim in [
         ("separate", 16, 4, False, None),
         ("shared", 16, 4, True, None),
@@ -55,7 +57,9 @@ def test_equals_the_equations(config: QuantizerConfig) -> None:
     quantizer = random_quantizer(config)
     z = torch.randn(2, 3, 4, WIDTH)
     output = quantizer(z)
-    codes, sums, commitment = reference(quantizer, quantizer.project_in(z).reshape(-1, quantizer.code_width).detach())
+    codes, sums, commitment = reference(
+        quantizer, quantizer.project_in(z).reshape(-1, quantizer.code_width).detach()
+    )
     assert torch.equal(output.codes, codes.view(2, 3, 4, config.depth))
     torch.testing.assert_close(output.z_q, quantizer.project_out(sums).view_as(z))
     assert output.commitment.item() == pytest.approx(commitment, rel=1e-5)

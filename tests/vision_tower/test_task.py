@@ -49,7 +49,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(task: TowerTask, negatives: i
     for name, term in terms.items():
         torch.testing.assert_close(output.metrics[f"loss/{name}"], term)
     assert set(output.metrics) == {f"loss/{name}" for name in terms}
-    torch.testing.assert_close(output.losses["main"], sum(WEIGHTS[name] * term for name, term in terms.items()))
+    torch.testing.assert_close(
+        output.losses["main"], sum(WEIGHTS[name] * term for name, term in terms.items())
+    )
 
 
 def test_all_but_the_text_encoder_is_trained(task: TowerTask) -> None:

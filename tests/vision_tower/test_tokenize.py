@@ -27,7 +27,7 @@ from vilau_vision_tower.tower import VisionTower, load_tower
 def config(scenes: Path, tower: VisionTower, tmp_path: Path) -> TokenizeConfig:
     tower.save_pretrained(tmp_path / "tower" / "model")
     return TokenizeConfig(
-        tower=str(tmp_path / "tower"),
+        tower_directory=str(tmp_path / "tower"),
         data=str(scenes),
         directory=str(tmp_path / "codes"),
         splits=["train", "test"],
@@ -56,7 +56,9 @@ def test_codes_are_the_towers_and_records_as_they_were(config: TokenizeConfig) -
         source, written = (list(read_shards(Path(root) / split)) for root in (config.data, config.directory))
         assert len(written) == count
         codes = tower.encode(to_tensor(np.stack([image_field(fields) for _, fields in source])))
-        for (key, fields), (written_key, written_fields), expected in zip(source, written, codes, strict=True):
+        for (key, fields), (written_key, written_fields), expected in zip(
+            source, written, codes, strict=True
+        ):
             assert written_key == key
             assert written_fields.keys() == {CODES_FIELD, JSON_FIELD}
             assert written_fields[JSON_FIELD] == fields[JSON_FIELD]
@@ -138,7 +140,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
     config: TokenizeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="no vision tower in .*; `make train-tower` trains one"):
-        tokenize(dataclasses.replace(config, tower=str(tmp_path / "nowhere")))
+        tokenize(dataclasses.replace(config, tower_directory=str(tmp_path / "nowhere")))
     with pytest.raises(UserError, match="data set not prepared: .*nowhere"):
         tokenize(dataclasses.replace(config, data=str(tmp_path / "nowhere")))
     monkeypatch.setattr(module, "LARGEST_CODEBOOK", 31)

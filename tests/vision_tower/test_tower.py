@@ -79,7 +79,9 @@ def test_carries_a_copy_of_clips_weights(tower: VisionTower, clip: SiglipModel, 
         assert torch.equal(clip.vision_model(pixel_values=images).pooler_output, before)
 
 
-def test_positions_are_rows_then_columns(tower: VisionTower, images: Tensor, unquantised: list[Tensor]) -> None:
+def test_positions_are_rows_then_columns(
+    tower: VisionTower, images: Tensor, unquantised: list[Tensor]
+) -> None:
     """Codes stand where their pixels are: the encoder's first map sees one patch a position."""
     embedded = tower.encoder.embeddings(images)
     moved = images.clone()
@@ -118,7 +120,9 @@ def test_embeddings_have_unit_length(any_tower: VisionTower, images: Tensor) -> 
     torch.testing.assert_close(any_tower(images).embedding.norm(dim=-1), torch.ones(3))
 
 
-def test_gradient_of_either_end_reaches_all_before_the_quantiser(any_tower: VisionTower, images: Tensor) -> None:
+def test_gradient_of_either_end_reaches_all_before_the_quantiser(
+    any_tower: VisionTower, images: Tensor
+) -> None:
     def reached(loss: Tensor) -> set[str]:
         any_tower.zero_grad()
         loss.backward()
@@ -142,9 +146,10 @@ def test_gradient_of_either_end_reaches_all_before_the_quantiser(any_tower: Visi
         any_tower.quantizer.config.code_dim is not None
     )
     output = any_tower(images)
-    assert reached((output.reconstruction - images).square().mean()) - without_effect == (
-        before | decoder
-    ) - without_effect
+    assert (
+        reached((output.reconstruction - images).square().mean()) - without_effect
+        == (before | decoder) - without_effect
+    )
     output = any_tower(images)
     target = F.normalize(torch.randn_like(output.embedding), dim=-1)
     assert reached((output.embedding * target).sum()) - without_effect == (before | last) - without_effect
@@ -175,7 +180,9 @@ def test_saved_and_loaded_it_is_the_same(any_tower: VisionTower, images: Tensor,
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
-def test_a_tower_goes_on_training_where_it_was_saved(tower: VisionTower, images: Tensor, tmp_path: Path) -> None:
+def test_a_tower_goes_on_training_where_it_was_saved(
+    tower: VisionTower, images: Tensor, tmp_path: Path
+) -> None:
     tower.save_pretrained(tmp_path)
     loaded = load_tower(tmp_path)
     for each in (tower, loaded):

@@ -86,7 +86,10 @@ def weights_of(run: str) -> dict[str, Tensor]:
     newest = checkpoints.newest_good(Path(run) / "checkpoints")
     assert newest is not None
     trained = checkpoints.read(newest, lambda path, trainer: None).weights
-    return {**trained, **{f"model.{k}": v for k, v in load_file(Path(run) / "model/model.safetensors").items()}}
+    return {
+        **trained,
+        **{f"model.{k}": v for k, v in load_file(Path(run) / "model/model.safetensors").items()},
+    }
 
 
 def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path) -> None:
@@ -101,10 +104,14 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")
     images = to_tensor(read_images(Path(config.data.directory) / "test"))
     measured = psnr(images, tower.decode(tower.encode(images))).mean().item()
-    assert result.metrics["psnr"] == pytest.approx(measured, rel=1e-4), "of the averaged weights, on the test split"
+    assert result.metrics["psnr"] == pytest.approx(measured, rel=1e-4), (
+        "of the averaged weights, on the test split"
+    )
     assert (tower.depth, tower.codebook_size, tower.image_size) == (2, 16, IMAGE_SIZE)
     assert tower.quantizer.started
-    change = tower.encoder.embeddings.patch_embedding.weight - clip.vision_model.embeddings.patch_embedding.weight
+    change = (
+        tower.encoder.embeddings.patch_embedding.weight - clip.vision_model.embeddings.patch_embedding.weight
+    )
     assert 0 < change.abs().max() < 0.1, "it began at CLIP's weights and went on from there"
     texts = TextEncoder.from_pretrained(Path(config.directory) / "model" / TEXT_ENCODER)
     expected = TextEncoder(clip.text_model, tokenizer).embed(["a red circle"])

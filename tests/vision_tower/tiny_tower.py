@@ -50,7 +50,11 @@ def tiny_tower(clip: SiglipModel, decoder: DecoderConfig = DECODER, **quantizer:
 
 
 def tiny_task(
-    tower: VisionTower, clip: SiglipModel, tokenizer: PreTrainedTokenizerFast, kind: str = "softmax", **weights: float
+    tower: VisionTower,
+    clip: SiglipModel,
+    tokenizer: PreTrainedTokenizerFast,
+    kind: str = "softmax",
+    **weights: float,
 ) -> TowerTask:
     return TowerTask(
         tower,

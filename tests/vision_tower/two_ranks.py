@@ -30,7 +30,9 @@ TRAININGS = ("tower softmax", "tower sigmoid", "clip softmax", "clip sigmoid")
 def child(rank: int, port: int, tokenizer: Path, path: Path) -> None:
     """One of two processes, as torchrun would start it; leaves what came out in RANK.pt."""
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD)
+    )
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     dist.init_process_group("gloo")
     results = everything(rank, WORLD, tokenizer, path)

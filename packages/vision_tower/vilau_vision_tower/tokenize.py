@@ -31,9 +31,9 @@ LARGEST_CODEBOOK = 2**16
 
 @dataclass(kw_only=True)
 class TokenizeConfig:
-    """tower: its run directory; data: the prepared data set; directory: where the code shards go."""
+    """tower_directory: the tower's run; data: the prepared data set; directory: where the code shards go."""
 
-    tower: str
+    tower_directory: str
     data: str
     directory: str
     splits: list[str] = field(default_factory=lambda: ["train"])
@@ -55,16 +55,16 @@ def tower_fingerprint(directory: str | Path) -> str:
 def tokenize(config: TokenizeConfig) -> None:
     """Write code shards of every split that is not there yet. Raises UserError for a missing tower or data set."""
     tower: VisionTower | None = None
-    fingerprint = tower_fingerprint(config.tower)
+    fingerprint = tower_fingerprint(config.tower_directory)
     for split in config.splits:
         source = dataset_info(Path(config.data) / split)
         info = {"data": source.fingerprint, "tower": fingerprint, "split": split}
         target = Path(config.directory) / split
         if is_prepared(target, info):
             continue
-        tower = tower or load_tower(config.tower)
+        tower = tower or load_tower(config.tower_directory)
         if tower.codebook_size > LARGEST_CODEBOOK:
-            raise UserError(f"{config.tower}: codes of {tower.codebook_size} entries do not fit into 16 bits")
+            raise UserError(f"{config.tower_directory}: codes of {tower.codebook_size} entries do not fit into 16 bits")
         _tokenize_split(tower, config, Path(config.data) / split, target, info, source.samples)
 
 

@@ -15,14 +15,15 @@ from vilau_common.report.overview import overview
 from vilau_common.report.pictures import inline_picture
 from vilau_common.report.words import STAGES
 
-MACHINE_FACTS = {  # machine.json -> how the page calls it; in this order
-    "cpu": "processor",
-    "cores": "cores",
-    "memory_gib": "GiB of memory",
-    "torch": "PyTorch",
-    "python": "Python",
-    "commit": "commit",
-    "date": "date",
+COMMIT_SHOWN = 10  # digits
+MACHINE_FACTS = {  # of machine.json, in this order -> how the page words them
+    "cpu": "{}",
+    "cores": "{} cores",
+    "memory_gib": "{} GiB of memory",
+    "torch": "PyTorch {}",
+    "python": "Python {}",
+    "commit": "commit {}",
+    "date": "{}",
 }
 
 
@@ -82,8 +83,12 @@ def render(inputs: Inputs) -> str:
     )
 
 
-def _machine(inputs: Inputs) -> list[tuple[str, str | float]]:
-    return [(label, inputs.machine[fact]) for fact, label in MACHINE_FACTS.items() if fact in inputs.machine]
+def _machine(inputs: Inputs) -> list[str]:
+    facts = dict(inputs.machine)
+    if "commit" in facts:
+        changes = ", with uncommitted changes" if facts.get("dirty") else ""
+        facts["commit"] = f"{str(facts['commit'])[:COMMIT_SHOWN]}{changes}"
+    return [wording.format(facts[name]) for name, wording in MACHINE_FACTS.items() if name in facts]
 
 
 def _missing(inputs: Inputs) -> list[str]:
@@ -101,9 +106,9 @@ def _missing(inputs: Inputs) -> list[str]:
         notes += [
             f"{name}: evaluation/examples.json has none" for name, listed in lists.items() if not listed
         ]
-    for stage, measure in STAGES.items():
+    for stage in STAGES:
         if stage not in inputs.metrics:
-            notes.append(f"training curves of the {measure.label}: there is no {stage}/metrics.jsonl")
+            notes.append(f"training curves of {stage}: there is no {stage}/metrics.jsonl")
     if not sections.codebook_usage(inputs.results):
         notes.append("codebook usage: results.json has no tower/codebook_usage_d*")
     if not sections.stage_times(inputs.results):

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from vilau_common.report.inputs import Series
 from vilau_common.report.pictures import data_uri
-from vilau_common.report.words import LOSSES, TOTAL
+from vilau_common.report.words import EVALUATIONS, LOSSES, TOTAL, Measure
 
 SIZE = (4.6, 3.0)  # inches; the page scales charts to its columns
 LOG_FROM = 5.0  # times that a chart's largest value is its smallest: from there on its axis is logarithmic
@@ -28,8 +28,7 @@ MAIN_LOSS = "loss/main"
 EVALUATION = "evaluate/"
 _TERM = re.compile(r"(?:train/)?loss/(?P<term>.+)")
 _DEPTH = re.compile(r"(?P<term>.+)_d(?P<depth>\d+)")
-# Ids in an SVG are random otherwise: the same run shall give the same page.
-_SETTINGS = {"svg.hashsalt": "vilau", "font.size": 9, "font.family": "DejaVu Sans"}
+FONT_SIZE = 9
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,10 @@ def charts(series: Series) -> list[Chart]:
     for name, points in series.items():
         if name.startswith(EVALUATION):
             label = name.removeprefix(EVALUATION)
-            told = "On pictures that were not trained on."
-            found.append(_chart(f"{label} while training", told, [Line(label, points)]))
+            measure = EVALUATIONS.get(label, Measure(label, "Measured on test data."))
+            found.append(
+                _chart(f"{measure.label} while training", measure.explanation, [Line(label, points)])
+            )
     return found
 
 
@@ -99,6 +100,8 @@ def _losses(series: Series) -> tuple[list[Line], dict[str, list[Line]]]:
 
 
 def _told(lines: Sequence[Line]) -> str:
+    if len(lines) == 1:
+        return "Lower is better."
     parts = [f"{line.label}: {LOSSES[line.label]}" for line in lines if line.label in LOSSES]
     return "; ".join(["Lower is better", *parts]) + "."
 
@@ -114,7 +117,10 @@ def _chart(
 
 
 def _svg(lines: list[Line], theme: Theme, logarithmic: bool, ordered: bool) -> str:
-    with matplotlib.rc_context(_SETTINGS):
+    # Ids in an SVG are random without a salt of ours: the same run shall give the same page.
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "vilau", "font.size": FONT_SIZE, "font.family": "DejaVu Sans"}
+    ):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
         for line, colour in zip(lines, _colours(lines, theme, ordered), strict=True):
@@ -124,7 +130,8 @@ def _svg(lines: list[Line], theme: Theme, logarithmic: bool, ordered: bool) -> s
             axes.plot(steps, values, color=colour, linewidth=thick, label=line.label, marker=marker)
         _style(axes, theme, logarithmic)
         if len(lines) > 1:
-            columns = min(len(lines), MOST_LEGEND_COLUMNS)
+            rows = math.ceil(len(lines) / MOST_LEGEND_COLUMNS)
+            columns = math.ceil(len(lines) / rows)
             figure.legend(loc="outside upper left", ncols=columns, frameon=False, labelcolor=theme.ink)
         page = io.BytesIO()
         figure.savefig(page, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -151,7 +158,7 @@ def _style(axes: Axes, theme: Theme, logarithmic: bool) -> None:
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=TICKS_BELOW_ONE_DECADE))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(visible=True, color=theme.grid, linewidth=0.5, alpha=0.7)
     axes.set_axisbelow(True)

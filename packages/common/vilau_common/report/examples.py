@@ -94,7 +94,7 @@ def _entry(kind: type[Entry], entry: Any, where: str, directory: Path) -> Entry:
     if not isinstance(entry, Mapping):
         raise UserError(f"{where} is no object: evaluate the run again")
     hints = get_type_hints(kind)
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(kind):
         if field.name not in entry:
             raise UserError(f"{where} lacks {field.name!r}: evaluate the run again")

@@ -20,9 +20,11 @@ class Unit:
 
 
 PLAIN = Unit(1, 3, "")
+PERCENT = Unit(100, 1, " %")
+ALL = Bar(1.0)
 # By what a key holds; the first that fits counts.
 UNITS = (
-    (re.compile(r"accuracy|usage"), Unit(100, 1, " %")),
+    (re.compile(r"accuracy|usage"), PERCENT),
     (re.compile(r"psnr"), Unit(1, 1, " dB")),
     (re.compile(r"_seconds$"), Unit(1, 0, " s")),
 )
@@ -34,12 +36,13 @@ def unit_of(key: str) -> Unit:
 
 
 def shown(key: str, value: float, bar: Bar | None = None) -> str:
-    """A number of results.json with its unit; never rounded to the other side of its bar."""
+    """A number of results.json with its unit; never rounded to the other side of its bar, nor up to all."""
     unit = unit_of(key)
+    bars = [*([bar] if bar is not None else []), *([ALL] if unit is PERCENT else [])]
     for digits in range(unit.digits, MOST_DIGITS):
         text = f"{value * unit.factor:,.{digits}f}"
         rounded = float(text.replace(",", "")) / unit.factor
-        if bar is None or bar.met(rounded) == bar.met(value):
+        if all(bar.met(rounded) == bar.met(value) for bar in bars):
             break
     return text + unit.suffix
 
@@ -57,7 +60,7 @@ def exact(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """ "7.3 s", "42 s", "8 min 12 s", "2 h 5 min"."""
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

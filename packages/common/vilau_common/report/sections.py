@@ -10,7 +10,7 @@ from vilau_common.report.bars import BARS
 from vilau_common.report.examples import Answer, Drawing
 from vilau_common.report.numbers import bar_text, duration, exact, shown
 from vilau_common.report.pictures import InlinePicture, inline_picture
-from vilau_common.report.words import KINDS, MEASURES, Measure
+from vilau_common.report.words import KINDS, MEASURES, WORK, Measure
 
 HELD_OUT = "held_out/"
 QUESTIONS = "lm/question_accuracy"
@@ -119,7 +119,12 @@ def stage_times(results: Mapping[str, float]) -> list[Proportion]:
     found = {match[1]: results[key] for key in results if (match := _STAGE_SECONDS.fullmatch(key))}
     total = found.pop("total", sum(found.values()))
     lines = [
-        Proportion(stage.replace("_", " "), "", duration(seconds), _share(seconds / total if total else 0))
+        Proportion(
+            label=stage.replace("_", " "),
+            explanation=WORK.get(stage, ""),
+            value=duration(seconds),
+            share=_share(seconds / total if total else 0),
+        )
         for stage, seconds in found.items()
     ]
     return [*lines, Proportion("everything", "", duration(total), 1.0)] if lines else []

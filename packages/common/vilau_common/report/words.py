@@ -32,8 +32,8 @@ MEASURES = {
     ),
     "tower/hard_negative_accuracy": Measure(
         "The codes keep the meaning",
-        "How often the vision tower, which sees the picture only as codes, holds the true caption to fit better "
-        "than the same caption with one attribute changed, such as another colour.",
+        "How often the vision tower, which here has only the codes of a picture, holds its true caption to fit "
+        "better than every caption that differs in one attribute, such as another colour.",
     ),
     "lm/question_accuracy": Measure(
         "Questions answered", "How often the answer to a question about a picture is right, word for word."
@@ -52,7 +52,7 @@ MEASURES = {
     ),
     "time/total_seconds": Measure(
         "Time for everything",
-        "From preparing the data to the end of the evaluation, on the machine named above.",
+        "Seconds from preparing the data to the end of the evaluation.",
     ),
 }
 
@@ -89,10 +89,28 @@ STAGES = {
     ),
 }
 
+# What takes time; a stage that is not named here is shown by its bare name.
+WORK = {
+    "start": "loading the program",
+    "prepare": "drawing or reading the pictures and writing them to disk",
+    "clip": "training the model that the tower starts from",
+    "tower": "training the vision tower",
+    "tokenize": "turning all training pictures into codes, once",
+    "lm": "training the language model",
+    "evaluate": "measuring all that is on this page",
+}
+
+# Numbers measured from time to time during a training.
+EVALUATIONS = {
+    "psnr": Measure(
+        "PSNR", "How close reconstructions of test pictures come, in decibels; higher is better."
+    ),
+}
+
 TOTAL = "total"
 
 LOSSES = {
-    TOTAL: "what is made small: the terms, weighted and added",
+    TOTAL: "what is made small, the weighted sum of the others",
     "commitment": "how far features are from the codes that stand for them",
     "contrastive": "how often pictures and captions are mixed up",
     "l1": "mean pixel difference",
