@@ -51,7 +51,7 @@ def sample(size: int = 32, **record: Any) -> dict[str, bytes]:
 
 def test_codes_are_the_towers_and_records_as_they_were(config: TokenizeConfig) -> None:
     tokenize(config)
-    tower = load_tower(config.tower)
+    tower = load_tower(config.tower_directory)
     for split, count in (("train", 64), ("test", 12)):
         source, written = (list(read_shards(Path(root) / split)) for root in (config.data, config.directory))
         assert len(written) == count
@@ -67,7 +67,7 @@ def test_codes_are_the_towers_and_records_as_they_were(config: TokenizeConfig) -
             assert stack.shape == (1, *tower.grid, tower.depth)
             assert torch.equal(torch.from_numpy(stack[0].astype(np.int64)), expected)
         info = dataset_info(Path(config.directory) / split).info
-        assert info["tower"] == tower_fingerprint(config.tower)
+        assert info["tower"] == tower_fingerprint(config.tower_directory)
 
 
 def test_a_second_time_it_does_nothing(config: TokenizeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_what_is_missing_is_written(config: TokenizeConfig) -> None:
 def test_another_tower_writes_anew(config: TokenizeConfig, clip: SiglipModel) -> None:
     tokenize(config)
     before = dataset_info(Path(config.directory) / "train")
-    tiny_tower(clip).save_pretrained(Path(config.tower) / "model")  # other codebooks
+    tiny_tower(clip).save_pretrained(Path(config.tower_directory) / "model")  # other codebooks
     tokenize(config)
     after = dataset_info(Path(config.directory) / "train")
     assert after.fingerprint != before.fingerprint

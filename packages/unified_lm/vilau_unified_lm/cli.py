@@ -11,6 +11,7 @@ signal stopped in good order; 130 after Ctrl-C. Everything else is a defect of o
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. arguments: the command line's own by default."""
+    # Read when the hub's client is imported: our own bars tell the stage, theirs would flash between them.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         # A status for --help and the like; our own commands return nothing.
         status = app(None if arguments is None else list(arguments), standalone_mode=False, prog_name="vilau")

@@ -64,7 +64,9 @@ def tokenize(config: TokenizeConfig) -> None:
             continue
         tower = tower or load_tower(config.tower_directory)
         if tower.codebook_size > LARGEST_CODEBOOK:
-            raise UserError(f"{config.tower_directory}: codes of {tower.codebook_size} entries do not fit into 16 bits")
+            raise UserError(
+                f"{config.tower_directory}: codes of {tower.codebook_size} entries do not fit into 16 bits"
+            )
         _tokenize_split(tower, config, Path(config.data) / split, target, info, source.samples)
 
 
