@@ -56,7 +56,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.write(f"{number:04d}", {"png": file.getvalue(), "json": json.dumps(record).encode()})
     tokenize(
         TokenizeConfig(
-            tower_directory=str(directory / "tower"), data=str(directory / "data"), directory=str(directory / "codes")
+            tower_directory=str(directory / "tower"),
+            data=str(directory / "data"),
+            directory=str(directory / "codes"),
         )
     )
     return directory

@@ -35,6 +35,10 @@ class MixedSequence:
         """The same sequence on another device."""
         return MixedSequence(**{name: value.to(device) for name, value in vars(self).items()})
 
+    def pin_memory(self) -> MixedSequence:
+        """The same sequence in pinned memory; the loader calls it where there is an accelerator."""
+        return MixedSequence(**{name: value.pin_memory() for name, value in vars(self).items()})
+
 
 def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Bins of indices whose lengths sum to at most `capacity`; the longest first, each into the first bin it fits."""

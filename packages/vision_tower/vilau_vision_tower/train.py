@@ -58,7 +58,6 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
             f"tower.clip {config.tower.clip} reads pictures of {clip.config.vision_config.image_size} pixels, but "
             f"data.image_size is {config.data.image_size}"
         )
-    run.claim(config_to_dict(config), ignore=["directory", "tower.clip", *operational_keys()])
     text_encoder = TextEncoder(clip.text_model, tokenizer)
     loader = caption_loader(config.data, tokenizer, text_encoder.length, config.seed, run.path)
     test_images = read_images(Path(config.data.directory) / "test", TEST_PICTURES)
@@ -71,5 +70,7 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
             decoder=asdict(config.tower.decoder),
         ),
     )
+    # Last, so that a configuration that is refused does not take the directory.
+    run.claim(config_to_dict(config), ignore=["directory", "tower.clip", *operational_keys()])
     task = TowerTask(tower, text_encoder, config.contrastive, config.loss, test_images)
     return train(task, loader, config.training, run, stage="tower", seed=config.seed)

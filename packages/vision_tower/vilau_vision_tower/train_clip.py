@@ -31,9 +31,10 @@ def train_clip(config: TrainClipConfig) -> TrainingResult:
     """Train to the end, or go on; the model lands in <directory>/model."""
     run = RunDirectory(config.directory)
     tokenizer = load_text_tokenizer(Path(config.data.directory) / "tokenizer")
-    run.claim(config_to_dict(config), ignore=["directory", *operational_keys()])
     loader = caption_loader(config.data, tokenizer, config.clip.max_text_tokens, config.seed, run.path)
     seed_everything(config.seed, distributed.rank())
     model = build_clip(config.clip, config.data.image_size, tokenizer)
+    # Last, so that a configuration that is refused does not take the directory.
+    run.claim(config_to_dict(config), ignore=["directory", *operational_keys()])
     task = ClipTask(model, tokenizer, config.contrastive)
     return train(task, loader, config.training, run, stage="clip", seed=config.seed)

@@ -93,7 +93,8 @@ def prepare_world(
                 writer.write(sample.key, {"png": encode_png(sample.image), JSON_FIELD: data})
                 if writer.samples % _SAMPLES_BETWEEN_CALLS == 0:
                     progress(split, writer.samples)
-            progress(split, writer.samples)
+            if writer.samples % _SAMPLES_BETWEEN_CALLS:
+                progress(split, writer.samples)
     return written
 
 
