@@ -22,6 +22,8 @@ from vilau_unified_lm.vocabulary import Vocabulary
 # Separates what the user says from what the model answers.
 TURN = "\n"
 DESCRIBE = "describe the picture."
+# Some 30 MB at most; in a data set of millions the first ones stay, which costs nothing.
+REMEMBERED_TEXTS = 100_000
 
 Codes = npt.NDArray[np.int64]
 
@@ -56,10 +58,16 @@ class DocumentBuilder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
+        self._known: dict[str, tuple[int, ...]] = {"": ()}
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """Text -> ids without special tokens."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+        """Text -> ids without special tokens. Texts come again (questions, epochs) and tokenizers are slow to call."""
+        ids = self._known.get(text)
+        if ids is None:
+            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            if len(self._known) < REMEMBERED_TEXTS:
+                self._known[text] = ids
+        return ids
 
     def text_to_image(self, caption: str, codes: Codes) -> Document:
         """A caption and its picture; an empty caption is the blank prompt of guidance."""
