@@ -48,7 +48,7 @@ class KnownNames:
 
 def _walk(config: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
     for name, node in config.items_ex(resolve=False):
-        key = f"{prefix}{name}"
+        key = prefix + str(name)
         yield key, node
         if isinstance(node, DictConfig) and is_laid_open(node):
             yield from _walk(node, f"{key}.")

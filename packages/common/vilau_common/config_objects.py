@@ -56,14 +56,14 @@ def check_names(node: DictConfig, key: str = "") -> None:
         fields = [field.name for field in dataclasses.fields(schema) if field.init]
         for name in node:
             if name not in fields:
-                raise UserError(f"{prefix}{name} is not a setting, and none can be added there")
+                raise UserError(f"{prefix + str(name)} is not a setting, and none can be added there")
         for name in fields:
             if name not in node and not OmegaConf.is_missing(node, name):
                 raise UserError(f"{prefix}{name} is a setting, which cannot be removed; give it a value")
     for name in node:
         child = node._get_node(name)
         if isinstance(child, DictConfig) and is_laid_open(child):
-            check_names(child, f"{prefix}{name}")
+            check_names(child, prefix + str(name))
 
 
 def build(node: DictConfig, schema: type[T], key: str = "") -> T:
@@ -97,7 +97,7 @@ def _value(parent: DictConfig | ListConfig, name: Any, hint: Any, key: str) -> A
         if hint in SCALARS:
             raise UserError(f"{key} expects {hint.__name__}, got a mapping")
         entry_hint = arguments[1] if arguments else Any
-        return {entry: _value(value, entry, entry_hint, f"{key}.{entry}") for entry in value}
+        return {entry: _value(value, entry, entry_hint, key + "." + str(entry)) for entry in value}
     if isinstance(value, ListConfig):
         if hint in SCALARS:
             raise UserError(f"{key} expects {hint.__name__}, got a list")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -81,7 +82,7 @@ def demo(config: DemoConfig) -> None:
         for stage, overrides in paths.items()
     }
     clock.add("start", time.time() - psutil.Process().create_time())
-    functions: dict[str, Callable[..., object]] = {
+    functions: dict[str, Callable[[Any], object]] = {
         "prepare": prepare,
         "clip": train_clip,
         "tower": train_tower,
@@ -103,7 +104,7 @@ def demo(config: DemoConfig) -> None:
     print(f"results: {run.results}\nreport:  {page}")
 
 
-def _settings(stage: str, experiment: str, paths: list[str], more: list[str]) -> object:
+def _settings(stage: str, experiment: str, paths: list[str], more: list[str]) -> Any:
     command = {"clip": "train-clip", "tower": "train-tower", "lm": "train-lm"}.get(stage, stage)
     verb = next(verb for verb in VERBS if verb.name == command)
     chosen = [] if stage == "tokenize" else [f"experiment={experiment}/{stage}"]

@@ -38,12 +38,13 @@ def draw(
     top_p: float | None,
 ) -> list[Path]:
     """`count` pictures of a prompt with the seeds seed, seed + 1, …; returns the files. None: as evaluated."""
-    given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    chosen = {
-        **evaluated_sampling(run),
-        **{name: value for name, value in given.items() if value is not None},
-    }
-    sampling = Sampling(**chosen)
+    evaluated = evaluated_sampling(run)
+    sampling = Sampling(
+        guidance=evaluated.guidance if guidance is None else guidance,
+        temperature=evaluated.temperature if temperature is None else temperature,
+        top_k=evaluated.top_k if top_k is None else top_k,
+        top_p=evaluated.top_p if top_p is None else top_p,
+    )
     session = open_run(run)
     pictures = session.draw([prompt] * count, sampling, [seed + index for index in range(count)])
     paths = [output if count == 1 else output.with_stem(f"{output.stem}_{index}") for index in range(count)]
@@ -60,8 +61,10 @@ def reconstruct(*, run: Path, image: Path, output: Path) -> Path:
     return output
 
 
-def evaluated_sampling(run: Path) -> dict[str, float | int | None]:
+def evaluated_sampling(run: Path) -> SamplingConfig:
     """The sampling settings that the run was evaluated with; VILA-U's where it was not evaluated."""
     path = run / "evaluation" / SETTINGS
     saved = OmegaConf.load(path).sampling if path.is_file() else {}
-    return dict(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplingConfig), saved)).__dict__)
+    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplingConfig), saved))
+    assert isinstance(merged, SamplingConfig)
+    return merged
