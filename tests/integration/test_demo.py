@@ -13,7 +13,7 @@ from vilau_common.data.worlds.scenes.grammar import parse
 from vilau_common.data.worlds.scenes.world import ScenesWorld
 from vilau_unified_lm.cli import main
 
-SHORT = "training.steps=3,training.schedule.warmup_steps=1,training.checkpoint_every=null"
+SHORT = "'training.steps=3', 'training.schedule.warmup_steps=1', 'training.checkpoint_every=null'"
 SEEN = {
     "verifier/scene_accuracy",
     "tower/psnr",
@@ -45,7 +45,7 @@ def arguments(root: Path) -> list[str]:
         f"data={root / 'data'}",
         f"stages.prepare=['{counts}']",
         *(f"stages.{stage}=[{SHORT}]" for stage in ("clip", "tower", "lm")),
-        "stages.evaluate=[questions=14,drawings=7,hard_negative_pictures=5]",
+        "stages.evaluate=['questions=14', 'drawings=7', 'hard_negative_pictures=5']",
     ]
 
 
@@ -67,7 +67,7 @@ def test_demo_runs_every_stage_once(root: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_mistake_in_the_last_stage_costs_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = [*arguments(root)[:-1], "stages.evaluate=[question=14]", f"directory={root / 'other'}"]
+    wrong = [*arguments(root)[:-1], "stages.evaluate=['question=14']", f"directory={root / 'other'}"]
     assert main(wrong) == 2
     assert "questions" in capsys.readouterr().err
     assert not (root / "other" / "clip").exists()

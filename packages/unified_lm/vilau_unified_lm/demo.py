@@ -37,7 +37,7 @@ GIB = 2**30
 
 @dataclass(kw_only=True)
 class StageOverrides:
-    """More overrides for a stage, as its own command takes them: 'stages.tower=[tower.quantizer.depth=2]'."""
+    """More overrides for a stage, as its own command takes them: "stages.tower=['tower.quantizer.depth=4']"."""
 
     prepare: list[str] = field(default_factory=list)
     clip: list[str] = field(default_factory=list)
@@ -81,6 +81,9 @@ def demo(config: DemoConfig) -> None:
         stage: _settings(stage, config.name, overrides, getattr(config.stages, stage))
         for stage, overrides in paths.items()
     }
+    machine = run.path / "machine.json"
+    if not machine.is_file():  # the commit that the numbers belong to is the one that the line began at
+        atomic.write_text(machine, json.dumps(asdict(describe_machine(config.name)), indent=1))
     clock.add("start", time.time() - psutil.Process().create_time())
     functions: dict[str, Callable[[Any], object]] = {
         "prepare": prepare,
@@ -99,7 +102,6 @@ def demo(config: DemoConfig) -> None:
             evaluate(settings["evaluate"])
         atomic.write_text(marker, wanted)
     run.add_results(clock.results())
-    atomic.write_text(run.path / "machine.json", json.dumps(asdict(describe_machine(config.name)), indent=1))
     page = build_report(run.path)
     print(f"results: {run.results}\nreport:  {page}")
 
