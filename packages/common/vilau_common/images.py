@@ -21,7 +21,9 @@ SHOWN_SIDE = 96
 
 def to_tensor(images: Picture) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    )
 
 
 def to_array(images: Tensor) -> Picture:

@@ -92,7 +92,11 @@ def load_text_tokenizer(directory: str | Path) -> PreTrainedTokenizerFast:
     path = Path(directory)
     if not (path / "tokenizer_config.json").is_file():
         raise UserError(f"no text tokenizer in {path}: expected tokenizer.json and tokenizer_config.json")
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(path)
+    # Where the tokenizer is whole, no class has to be looked up by the model beside it (which may be ours).
+    whole = (path / "tokenizer.json").is_file()
+    tokenizer: PreTrainedTokenizerFast = (
+        PreTrainedTokenizerFast if whole else AutoTokenizer
+    ).from_pretrained(path)
     return tokenizer
 
 
