@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKPOINT_EVERY = 3
-STEPS = 12
+# Enough that a signal sent at the first checkpoint comes long before the end.
+STEPS = 80
 
 TINY_CLIP = [
     "data.image_size=24",
