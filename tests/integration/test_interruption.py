@@ -33,7 +33,7 @@ def start(line: Line, verb: str, run: Path) -> subprocess.Popen[str]:
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not list(run.glob("checkpoints/step_*/manifest.json")):
+    while not list(run.glob(f"checkpoints/step_{6 * '[0-9]'}/manifest.json")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.01)
