@@ -104,6 +104,15 @@ def test_questions_come_in_any_order_with_their_own_answers(
         assert {f"{turn.strip()}</s>" for turn in turns} == pairs
         orders.add(tuple(turns))
     assert len(orders) == 6
+    document = encoder.encode("0", fields, "questions", rng())
+    assert {segment.branch for segment in document.segments} == {0, 1, 2, 3}
+    conversation = DocumentEncoder(data_config(independent_questions=False), tokenizer, vocabulary)
+    for seed in range(5):
+        document = conversation.encode("0", fields, "questions", rng(seed))
+        assert {segment.branch for segment in document.segments} == {0}
+        text = written(document, conversation).split("<image_end>")[1]
+        answers = [turn.split("\n ")[1] for turn in text.split("</s>")[:-1]]
+        assert answers == [turn["answer"] for turn in QUESTIONS]
     single = DocumentEncoder(data_config(questions_per_document=1), tokenizer, vocabulary)
     asked = {written(single.encode("0", fields, "questions", rng(seed)), single) for seed in range(30)}
     assert len(asked) == 3 and all(text.count("</s>") == 1 for text in asked)

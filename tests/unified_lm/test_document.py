@@ -62,8 +62,14 @@ def test_image_to_text(builder: DocumentBuilder, vocabulary: Vocabulary, words) 
     assert supervised == [False] * len(picture + asked) + [True] * len(answer)
 
 
-def test_questions(builder: DocumentBuilder, vocabulary: Vocabulary, words) -> None:
-    tokens, supervised = flat(builder.questions(random_codes(0), [("how many?", "two"), ("a star?", "no")]))
+@pytest.mark.parametrize("independent", [False, True])
+def test_questions(builder: DocumentBuilder, vocabulary: Vocabulary, words, independent: bool) -> None:
+    turns = [("how many?", "two"), ("a star?", "no")]
+    document = builder.questions(random_codes(0), turns, independent)
+    assert [segment.branch for segment in document.segments] == [0] * 3 + (
+        [1, 1, 2, 2] if independent else [0] * 4
+    )
+    tokens, supervised = flat(document)
     end = vocabulary.end
     picture = [vocabulary.begin, vocabulary.image_start, *[V] * POSITIONS, vocabulary.image_end]
     parts = [
@@ -91,7 +97,7 @@ def test_prompts_are_what_stands_before_the_answer(builder: DocumentBuilder) -> 
         assert document[: len(prompt)] == prompt
         assert document[len(prompt)] is V
     prompt, _ = flat(builder.question_prompt(codes, "how many?"))
-    document, supervised = flat(builder.questions(codes, [("how many?", "two")]))
+    document, supervised = flat(builder.questions(codes, [("how many?", "two")], independent=True))
     assert document[: len(prompt)] == prompt
     assert supervised.index(True) == len(prompt)
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_lm import (
     POSITIONS,
+    QUESTIONS,
     D,
     K,
     all_forms,
@@ -42,19 +43,24 @@ def embedded(model: UnifiedLM, batch: MixedSequence) -> Tensor:
     return model.embed(batch, features).detach().requires_grad_()
 
 
+def mask_of(batch: MixedSequence) -> Tensor:
+    return packed_attention_mask(batch.document_ids, batch.branch_ids)
+
+
 def test_hidden_states_are_causal_by_gradient(model: UnifiedLM, rows: list[list[Document]]) -> None:
     """The hidden state at t follows the inputs up to t of its own document, and nothing else."""
     batch = pack(rows[:2], LENGTH, D)
     inputs = embedded(model, batch)
-    hidden = model.backbone(inputs, packed_attention_mask(batch.document_ids), batch.position_ids)
-    ids = batch.document_ids
+    hidden = model.backbone(inputs, mask_of(batch), batch.position_ids)
+    ids, branches = batch.document_ids, batch.branch_ids
     for row in range(2):
         for place in range(0, int((ids[row] > 0).sum()), 3):
             output = (hidden[row, place] * torch.randn(hidden.shape[-1])).sum()
             (gradient,) = torch.autograd.grad(output, inputs, retain_graph=True)
             matters = gradient.norm(dim=-1) > 0
             expected = torch.zeros_like(matters)
-            expected[row] = (ids[row] == ids[row, place]) & (torch.arange(LENGTH) <= place)
+            open_to = (branches[row] == 0) | (branches[row] == branches[row, place])
+            expected[row] = (ids[row] == ids[row, place]) & (torch.arange(LENGTH) <= place) & open_to
             assert torch.equal(matters, expected)
 
 
@@ -98,6 +104,20 @@ def test_packed_documents_get_what_they_get_alone(model: UnifiedLM, rows: list[l
         sums = sum(getattr(output.loss, name) * len(getattr(output, count)) for output in single)
         total = getattr(packed.loss, name) * len(getattr(packed, count))
         torch.testing.assert_close(total, sums, rtol=1e-5, atol=1e-5)
+
+
+def test_independent_questions_get_what_they_get_alone(model: UnifiedLM, builder: DocumentBuilder) -> None:
+    """One picture serves them all, and none sees another; in a conversation the later ones see the earlier."""
+    codes = random_codes(0)
+    turns = [(turn["question"], turn["answer"]) for turn in QUESTIONS]
+    together = alone(model, builder.questions(codes, turns, independent=True))
+    single = [alone(model, builder.questions(codes, [turn], independent=False)) for turn in turns]
+    expected = torch.cat([output.text_logits for output in single])
+    torch.testing.assert_close(together.text_logits, expected, rtol=0, atol=1e-5)
+    conversation = alone(model, builder.questions(codes, turns, independent=False))
+    first = len(single[0].text_logits)
+    torch.testing.assert_close(conversation.text_logits[:first], expected[:first], rtol=0, atol=1e-5)
+    assert ((conversation.text_logits - expected)[first:].abs().amax(dim=-1) > 1e-3).all()
 
 
 def test_gradients_of_a_packed_batch_are_the_sum_of_those_alone(
@@ -154,7 +174,7 @@ def test_image_start_predicts_the_first_position_and_the_last_predicts_image_end
     start = int((batch.token_ids[0] == vocabulary.image_start).nonzero())
     with torch.no_grad():
         output = model(batch)
-        mask = packed_attention_mask(batch.document_ids)
+        mask = mask_of(batch)
         hidden = model.backbone(embedded(model, batch), mask, batch.position_ids)[0]
         embeddings = model.vision_tower.embed_codes(as_tensor(codes))
         first = model.depth(hidden[start : start + 1], embeddings[:1])

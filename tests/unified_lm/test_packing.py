@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ class Place:
     codes: tuple[int, ...] | None = None
     grid_index: int | None = None
     supervised: bool = False
+    branch: int = 0
 
 
 def places_of(row: list[Document]) -> list[Place]:
@@ -31,14 +33,15 @@ def places_of(row: list[Document]) -> list[Place]:
     for number, document in enumerate(row, start=1):
         here: list[Place] = []
         for segment in document.segments:
+            said: list[dict[str, Any]]
             if isinstance(segment, ImageSegment):
-                for index, codes in enumerate(segment.codes.tolist()):
-                    here.append(
-                        Place(number, len(here), None, tuple(codes), index, supervised=segment.supervised)
-                    )
+                said = [{"codes": tuple(c), "grid_index": i} for i, c in enumerate(segment.codes.tolist())]
             else:
-                for token in segment.ids:
-                    here.append(Place(number, len(here), text=token, supervised=segment.supervised))
+                said = [{"text": token} for token in segment.ids]
+            for what in said:
+                # As it would stand without the other branches.
+                seen = sum(place.branch in (0, segment.branch) for place in here)
+                here.append(Place(number, seen, supervised=segment.supervised, branch=segment.branch, **what))
         places += here
     return places
 
@@ -52,6 +55,7 @@ def assert_layout(batch: MixedSequence, rows: list[list[Document]], length: int)
         for index, place in enumerate(places):
             assert batch.document_ids[row, index] == place.document
             assert batch.position_ids[row, index] == place.position
+            assert batch.branch_ids[row, index] == place.branch
             assert batch.visual_mask[row, index] == (place.codes is not None)
             if place.codes is None:
                 assert batch.token_ids[row, index] == place.text
@@ -61,7 +65,12 @@ def assert_layout(batch: MixedSequence, rows: list[list[Document]], length: int)
                 assert batch.grid_index[visual] == place.grid_index
                 visual += 1
             following = places[index + 1] if index + 1 < len(places) else None
-            if following is None or following.document != place.document or not following.supervised:
+            mine = (place.document, place.branch)
+            if (
+                following is None
+                or (following.document, following.branch) != mine
+                or not following.supervised
+            ):
                 following = Place(0, 0)
             text_target, visual_target = batch.text_targets[row, index], batch.visual_targets[row, index]
             assert text_target == (IGNORE if following.text is None else following.text)
@@ -71,6 +80,7 @@ def assert_layout(batch: MixedSequence, rows: list[list[Document]], length: int)
                 assert tuple(batch.codes[visual_target].tolist()) == following.codes
         for tensor, empty in (
             (batch.document_ids, 0),
+            (batch.branch_ids, 0),
             (batch.visual_mask, 0),
             (batch.token_ids, 0),
             (batch.text_targets, IGNORE),
@@ -81,16 +91,18 @@ def assert_layout(batch: MixedSequence, rows: list[list[Document]], length: int)
 
 
 def random_document(rng: np.random.Generator) -> Document:
-    """Any order of segments: pictures first, last or side by side, one token or many, empty texts."""
-    segments = []
-    for _ in range(rng.integers(1, 6)):
+    """Any order of segments: pictures first, last or side by side, one token or many, empty texts; any branches."""
+    segments, branch = [], 0
+    for number in range(rng.integers(1, 7)):
+        # The trunk holds something, as documents' <s> does.
+        branch += int(number > 1 and rng.random() < 0.4)
         supervised = bool(rng.random() < 0.5)
         if rng.random() < 0.4:
             codes = random_codes(int(rng.integers(1000)), positions=int(rng.integers(1, 6)))
-            segments.append(ImageSegment(codes, supervised))
+            segments.append(ImageSegment(codes, supervised, branch))
         else:
-            ids = rng.integers(1, 200, size=rng.integers(0, 5))
-            segments.append(TextSegment(tuple(ids.tolist()), supervised))
+            ids = rng.integers(1, 200, size=rng.integers(number == 0, 5))
+            segments.append(TextSegment(tuple(ids.tolist()), supervised, branch))
     return Document(tuple(segments))
 
 
@@ -140,15 +152,17 @@ def test_nothing_predicts_the_first_token_of_a_document() -> None:
     assert batch.visual_targets[0].tolist() == [IGNORE, IGNORE, IGNORE, 1, 2, IGNORE, IGNORE, IGNORE, IGNORE]
 
 
-def test_mask_looks_back_within_the_document() -> None:
+def test_mask_looks_back_within_the_document_at_the_trunk_and_its_own_branch() -> None:
     ids = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [1, 2, 3, 3, 3, 3, 3]])
-    mask = packed_attention_mask(ids)
+    branches = torch.tensor([[0, 1, 2, 0, 1, 0, 0], [0, 0, 0, 1, 1, 2, 2]])
+    mask = packed_attention_mask(ids, branches)
     assert mask.shape == (2, 1, 7, 7) and mask.dtype == torch.bool
     for row in range(2):
         for place in range(7):
             for other in range(7):
                 if ids[row, place]:
                     expected = other <= place and ids[row, other] == ids[row, place]
+                    expected = expected and branches[row, other] in (0, branches[row, place])
                     assert mask[row, 0, place, other] == expected
             assert mask[row, 0, place].any()  # an empty row of a softmax is no number
 

@@ -180,8 +180,8 @@ def test_learns_pictures_and_answers_by_heart_and_gives_them_back(
     asked = [("how many?", "two"), ("a star?", "no")]
     documents = [
         *(builder.text_to_image(caption, picture) for caption, picture in zip(captions, codes, strict=True)),
-        builder.questions(codes[0], asked),
-        builder.questions(codes[1], [("how many?", "four")]),
+        builder.questions(codes[0], asked, independent=True),
+        builder.questions(codes[1], [("how many?", "four")], independent=False),
     ]
     model.depth.config.dropout = 0.0
     for block in model.depth.blocks:

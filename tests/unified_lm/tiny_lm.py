@@ -104,11 +104,11 @@ def all_forms(builder: DocumentBuilder) -> list[Document]:
     turns = [(turn["question"], turn["answer"]) for turn in QUESTIONS]
     return [
         builder.text_to_image(CAPTIONS[0], random_codes(0)),
-        builder.questions(random_codes(1), turns[:2]),
+        builder.questions(random_codes(1), turns[:2], independent=True),
         builder.text(CAPTIONS[3]),
         builder.image_to_text(random_codes(2), CAPTIONS[1]),
         builder.text_to_image("", random_codes(3)),
-        builder.questions(random_codes(4), turns),
+        builder.questions(random_codes(4), turns, independent=False),
         builder.text(CAPTIONS[0]),
         builder.text_to_image(CAPTIONS[3], random_codes(5)),
     ]
@@ -122,7 +122,7 @@ def last_hidden(model: UnifiedLM, document: Document) -> Tensor:
     """The hidden state at the document's end, float [hidden], from one pass over all of it."""
     batch = pack([[document]], len(document), D)
     features = model.image_tokenizer.embed_codes(batch.codes).sum(dim=-2)
-    mask = packed_attention_mask(batch.document_ids)
+    mask = packed_attention_mask(batch.document_ids, batch.branch_ids)
     return model.backbone(model.embed(batch, features), mask, batch.position_ids)[0, -1]
 
 

@@ -42,6 +42,15 @@ def encode(reader: CaptionedImageEncoder, fields: dict[str, bytes], seed: int = 
     return reader.encode("key", fields, "", np.random.default_rng(seed))
 
 
+def test_half_of_the_pictures_are_mirrored_where_asked(tokenizer: PreTrainedTokenizerFast) -> None:
+    image = np.random.default_rng(0).integers(256, size=(SIZE, SIZE, 3), dtype=np.uint8)
+    fields = {**stored(), "png": encode_png(image)}
+    seen = [encode(encoder(tokenizer, horizontal_flip=True), fields, seed).image for seed in range(100)]
+    mirrored = sum(np.array_equal(each, image[:, ::-1]) for each in seen)
+    assert 30 < mirrored < 70 and sum(np.array_equal(each, image) for each in seen) == 100 - mirrored
+    assert all(np.array_equal(encode(encoder(tokenizer), fields, seed).image, image) for seed in range(20))
+
+
 def test_a_batch_holds_images_captions_and_negatives(tokenizer: PreTrainedTokenizerFast) -> None:
     reader = encoder(tokenizer, hard_negatives=2)
     rows = [

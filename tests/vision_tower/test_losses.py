@@ -20,6 +20,11 @@ def unit(rows: int) -> Tensor:
     return F.normalize(torch.randn(rows, WIDTH), dim=-1)
 
 
+def different(rows: int) -> Tensor:
+    """Token ids of so many texts of which no two are equal."""
+    return torch.stack([torch.arange(rows), torch.zeros(rows, dtype=torch.int64)], dim=1)
+
+
 def softmax_reference(images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
     """open_clip's ClipLoss; negatives are more texts for each image, and no more images for any text."""
     total = torch.zeros(())
@@ -45,14 +50,16 @@ def sigmoid_reference(images: Tensor, texts: Tensor, negatives: Tensor, bias: fl
 def test_softmax_is_open_clips(negatives: int) -> None:
     loss = ContrastiveLoss(ContrastiveConfig(kind="softmax", scale=SCALE))
     vectors = unit(SIZE), unit(SIZE), unit(negatives)
-    torch.testing.assert_close(loss(*vectors), softmax_reference(*vectors))
+    torch.testing.assert_close(loss(*vectors, different(SIZE + negatives)), softmax_reference(*vectors))
 
 
 @pytest.mark.parametrize("negatives", [0, 7])
 def test_sigmoid_is_open_clips(negatives: int) -> None:
     loss = ContrastiveLoss(ContrastiveConfig(kind="sigmoid", scale=SCALE, bias=-2.0))
     vectors = unit(SIZE), unit(SIZE), unit(negatives)
-    torch.testing.assert_close(loss(*vectors), sigmoid_reference(*vectors, bias=-2.0))
+    torch.testing.assert_close(
+        loss(*vectors, different(SIZE + negatives)), sigmoid_reference(*vectors, bias=-2.0)
+    )
 
 
 def test_negatives_only_add_columns() -> None:
@@ -60,32 +67,63 @@ def test_negatives_only_add_columns() -> None:
     loss = ContrastiveLoss(ContrastiveConfig(kind="softmax", scale=100.0))
     direction = F.normalize(torch.ones(1, WIDTH), dim=-1)
     images = F.normalize(direction + 0.3 * torch.randn(SIZE, WIDTH), dim=-1)
-    alone = loss(images, images, NONE)
-    torch.testing.assert_close(loss(images, images, -direction), alone)
-    assert loss(images, images, images[:1]) > alone + 0.05
+    alone = loss(images, images, NONE, different(SIZE))
+    torch.testing.assert_close(loss(images, images, -direction, different(SIZE + 1)), alone)
+    assert loss(images, images, images[:1], different(SIZE + 1)) > alone + 0.05
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_an_images_own_text_is_no_negative_of_it(kind: str) -> None:
+    """Image 1 has image 0's text, and so has a negative: what they look like means nothing to each other."""
+    loss = ContrastiveLoss(ContrastiveConfig(kind=kind, scale=SCALE))
+    images, texts, negatives = unit(SIZE), unit(SIZE), unit(2)
+    texts[1], negatives[0] = texts[0], texts[0]
+    ids = different(SIZE + 2)
+    ids[1], ids[SIZE] = ids[0], ids[0]
+    pairs = {(0, 1), (1, 0), (0, SIZE), (1, SIZE)}
+    scores = SCALE * images @ torch.cat([texts, negatives]).T
+    if kind == "softmax":
+        kept = torch.tensor([[(i, j) not in pairs for j in range(SIZE + 2)] for i in range(SIZE)])
+        by_image = [scores[i, kept[i]].logsumexp(0) - scores[i, i] for i in range(SIZE)]
+        by_text = [scores[kept[:, i], i].logsumexp(0) - scores[i, i] for i in range(SIZE)]
+        expected = (sum(by_image) + sum(by_text)) / (2 * SIZE)
+    else:
+        signed = [
+            scores[i, j] if i == j else -scores[i, j]
+            for i in range(SIZE)
+            for j in range(SIZE + 2)
+            if (i, j) not in pairs
+        ]
+        expected = -F.logsigmoid(torch.stack(signed)).sum() / SIZE
+    torch.testing.assert_close(loss(images, texts, negatives, ids), expected)
+    assert loss(images, texts, negatives, different(SIZE + 2)) > expected + 0.01
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_matching_pairs_are_rewarded(kind: str) -> None:
     loss, images = ContrastiveLoss(ContrastiveConfig(kind=kind)), unit(SIZE)
-    assert loss(images, images, NONE) < loss(images, images.roll(1, 0), NONE)
+    ids = different(SIZE)
+    assert loss(images, images, NONE, ids) < loss(images, images.roll(1, 0), NONE, ids)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_every_parameter_learns(kind: str) -> None:
     """One that no gradient reached would stop a training on several processes."""
     loss = ContrastiveLoss(ContrastiveConfig(kind=kind))
-    loss(unit(SIZE), unit(SIZE), NONE).backward()
+    loss(unit(SIZE), unit(SIZE), NONE, different(SIZE)).backward()
     assert {name for name, _ in loss.named_parameters()} == {"log_scale"} | (
         {"bias"} if kind == "sigmoid" else set()
     )
     assert all(weight.grad is not None for weight in loss.parameters())
 
 
-def test_the_scale_is_capped() -> None:
+def test_the_scale_is_capped_and_comes_back() -> None:
     capped, huge = (ContrastiveLoss(ContrastiveConfig(scale=scale)) for scale in (100.0, 1e6))
-    vectors = unit(SIZE), unit(SIZE), NONE
+    huge.cap_scale()
+    vectors = unit(SIZE), unit(SIZE), NONE, different(SIZE)
     torch.testing.assert_close(huge(*vectors), capped(*vectors))
+    huge(*vectors).backward()
+    assert huge.log_scale.grad is not None and huge.log_scale.grad.abs() > 0
 
 
 def test_an_unknown_kind_is_refused() -> None:

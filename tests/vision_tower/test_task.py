@@ -166,8 +166,9 @@ def test_clip_sees_captions_and_negatives(clip: SiglipModel, tokenizer: PreTrain
         F.normalize(clip.get_text_features(ids).pooler_output, dim=-1)
         for ids in (batch.caption_ids, batch.negative_ids)
     ]
+    ids = torch.cat([batch.caption_ids, batch.negative_ids])
     output = task.training_step(task.network, batch, 0)
-    torch.testing.assert_close(output.losses["main"], task.network.contrastive(images, *texts))
+    torch.testing.assert_close(output.losses["main"], task.network.contrastive(images, *texts, ids))
 
 
 def test_the_saved_clip_is_the_trained_one(

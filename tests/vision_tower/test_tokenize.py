@@ -70,6 +70,25 @@ def test_codes_are_the_towers_and_records_as_they_were(config: TokenizeConfig) -
         assert info["tower"] == tower_fingerprint(config.tower_directory)
 
 
+def test_the_mirrored_picture_is_a_second_variant(config: TokenizeConfig) -> None:
+    tokenize(config)
+    both = dataclasses.replace(config, directory=config.directory + "_both", horizontal_flip=True)
+    tokenize(both)
+    tower = load_tower(config.tower_directory)
+    plain, flipped, source = (
+        list(read_shards(Path(root) / "test")) for root in (config.directory, both.directory, config.data)
+    )
+    mirrored = to_tensor(np.stack([image_field(fields)[:, ::-1] for _, fields in source]))
+    for (_, one), (_, two), codes in zip(plain, flipped, tower.encode(mirrored), strict=True):
+        stack = codes_field(two, tower.codebook_size)
+        assert stack.shape == (2, *tower.grid, tower.depth)
+        assert (stack[0] == codes_field(one, tower.codebook_size)[0]).all()
+        assert torch.equal(torch.from_numpy(stack[1].astype(np.int64)), codes)
+    before = dataset_info(Path(both.directory) / "test")
+    tokenize(dataclasses.replace(both, horizontal_flip=False))  # another setting writes anew
+    assert dataset_info(Path(both.directory) / "test").fingerprint != before.fingerprint
+
+
 def test_a_second_time_it_does_nothing(config: TokenizeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenize(config)
     monkeypatch.setattr(module, "load_tower", lambda directory: pytest.fail("the tower was loaded again"))

@@ -83,9 +83,12 @@ def contrastive_gradients(kind: str, negatives: int, rank: int, world: int) -> d
     generator = torch.Generator().manual_seed(0)
     rows = (6, 6, 6 * negatives)
     images, texts, others = (F.normalize(torch.randn(n, 4, generator=generator), dim=-1) for n in rows)
+    # Some texts are equal, on one rank and on both.
+    ids = [torch.randint(4, (n, 1), generator=generator) for n in rows[1:]]
     mine = share_of(images, rank, world).requires_grad_()
     loss = ContrastiveLoss(ContrastiveConfig(kind=kind, bias=-1.0))
-    value = loss(mine, share_of(texts, rank, world), share_of(others, rank, world))
+    texts, others, *ids = (share_of(joint, rank, world) for joint in (texts, others, *ids))
+    value = loss(mine, texts, others, torch.cat(ids))
     value.backward()
     assert mine.grad is not None
     parameters = {name: weight.grad for name, weight in loss.named_parameters() if weight.grad is not None}

@@ -36,7 +36,7 @@ class DocumentDataConfig:
     """directory: code shards of `vilau tokenize`, with train/. row_length: places in a packed row.
 
     blank_share: of text-to-image documents whose caption is left out (for guidance). questions_per_document: turns
-    about one picture at most.
+    about one picture at most. independent_questions: they do not see each other; false: they are one conversation.
     """
 
     directory: str
@@ -44,6 +44,7 @@ class DocumentDataConfig:
     row_length: int = 4096
     blank_share: float = 0.1
     questions_per_document: int = 8
+    independent_questions: bool = True
     loader: LoaderConfig
 
     def validate(self) -> None:
@@ -111,9 +112,13 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
         questions = record.get("questions")
         if not isinstance(questions, list) or not questions or not all(map(_is_turn, questions)):
             raise BadSample("no questions: expected a list of objects with question and answer")
-        order = rng.permutation(len(questions))[: self.config.questions_per_document]
+        if self.config.independent_questions:
+            order = rng.permutation(len(questions))
+        else:
+            order = np.arange(len(questions))
         turns = [(questions[i]["question"], questions[i]["answer"]) for i in order]
-        return self.builder.questions(self._codes(fields, rng), turns)
+        turns = turns[: self.config.questions_per_document]
+        return self.builder.questions(self._codes(fields, rng), turns, self.config.independent_questions)
 
     def _text(
         self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator

@@ -109,8 +109,7 @@ def demo(config: DemoConfig) -> None:
 def _settings(stage: str, experiment: str, paths: list[str], more: list[str]) -> Any:
     command = {"clip": "train-clip", "tower": "train-tower", "lm": "train-lm"}.get(stage, stage)
     verb = next(verb for verb in VERBS if verb.name == command)
-    chosen = [] if stage == "tokenize" else [f"experiment={experiment}/{stage}"]
-    return verb.load([*chosen, *paths, *more])
+    return verb.load([f"experiment={experiment}/{stage}", *paths, *more])
 
 
 class StageClock:

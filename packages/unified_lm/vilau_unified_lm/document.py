@@ -6,6 +6,9 @@
     text            <s> text </s>                                               loss on all of it
 
 V is an image's h*w visual positions in row-major order. A blank prompt (for guidance) is an empty caption.
+
+Questions are the turns of one conversation, or independent: then each is a branch of the document, which sees the
+picture and itself and stands where it would stand alone. One picture serves them all, at the cost of one.
 """
 
 from __future__ import annotations
@@ -32,12 +35,14 @@ Codes = npt.NDArray[np.int64]
 class TextSegment:
     ids: tuple[int, ...]
     supervised: bool
+    branch: int = 0  # 0: the trunk, which all that follows sees; others: seen by their own branch alone
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSegment:
     codes: Codes  # int64 [T, D], row-major over the grid
     supervised: bool
+    branch: int = 0
 
 
 Segment = TextSegment | ImageSegment
@@ -45,7 +50,7 @@ Segment = TextSegment | ImageSegment
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment, ...]  # the trunk's, then each branch's
 
     def __len__(self) -> int:
         """Positions in the mixed sequence."""
@@ -76,14 +81,19 @@ class DocumentBuilder:
 
     def image_to_text(self, codes: Codes, caption: str) -> Document:
         """A picture and its caption, as the answer to the standing instruction."""
-        return self.questions(codes, [(DESCRIBE, caption)])
+        return self.questions(codes, [(DESCRIBE, caption)], independent=False)
 
-    def questions(self, codes: Codes, turns: Sequence[tuple[str, str]]) -> Document:
-        """A picture and one or more (question, answer) turns about it."""
+    def questions(self, codes: Codes, turns: Sequence[tuple[str, str]], independent: bool) -> Document:
+        """A picture and one or more (question, answer) turns about it.
+
+        independent: the turns are branches that do not see each other, not one conversation.
+        """
         segments: list[Segment] = [*self._picture(codes)]
-        for question, answer in turns:
-            segments.append(TextSegment(self.ids(question + TURN), supervised=False))
-            segments.append(TextSegment((*self.ids(answer), self.vocabulary.end), supervised=True))
+        for number, (question, answer) in enumerate(turns, start=1):
+            branch = number if independent else 0
+            segments.append(TextSegment(self.ids(question + TURN), supervised=False, branch=branch))
+            answered = (*self.ids(answer), self.vocabulary.end)
+            segments.append(TextSegment(answered, supervised=True, branch=branch))
         return Document(tuple(segments))
 
     def text(self, text: str) -> Document:

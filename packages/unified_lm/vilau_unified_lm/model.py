@@ -83,7 +83,7 @@ class UnifiedLM(PreTrainedModel):
         embeddings = self.image_tokenizer.embed_codes(batch.codes)
         hidden = self.backbone(
             self.embed(batch, embeddings.sum(dim=-2)),
-            attention_mask=packed_attention_mask(batch.document_ids),
+            attention_mask=packed_attention_mask(batch.document_ids, batch.branch_ids),
             position_ids=batch.position_ids,
         )
         has_text, has_visual = batch.text_targets != IGNORE, batch.visual_targets != IGNORE

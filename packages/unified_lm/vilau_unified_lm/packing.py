@@ -1,7 +1,8 @@
 """Packing: documents become rows of a mixed sequence, several to a row, none seeing another.
 
-Rows are filled by first-fit decreasing over a buffer of documents. Position ids restart with each document and
-document ids build the block-diagonal causal attention mask.
+Rows are filled by first-fit decreasing over a buffer of documents. Position ids restart with each document, and with
+each branch where the trunk ended; document and branch ids build the attention mask: causal, within the document, and
+of its branches to one's own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class MixedSequence:
     grid_index: Tensor  # int64 [N], row-major place of each visual position within its image
     position_ids: Tensor  # int64 [B, L], from 0 in each document
     document_ids: Tensor  # int64 [B, L], from 1 in each row; 0 is padding
+    branch_ids: Tensor  # int64 [B, L], from 1 in each document; 0 is its trunk
     text_targets: Tensor  # int64 [B, L], the text id that follows each place, IGNORE where none is supervised
     visual_targets: (
         Tensor  # int64 [B, L], the row of `codes` that follows each place, IGNORE where none is supervised
@@ -63,21 +65,27 @@ def pack(rows: Sequence[Sequence[Document]], length: int, depth: int) -> MixedSe
     """
     shape = (len(rows), length)
     token_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    document_ids = np.zeros(shape, np.int64)
+    document_ids, branch_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     visual_mask = np.zeros(shape, bool)
     text_targets, visual_targets = np.full(shape, IGNORE, np.int64), np.full(shape, IGNORE, np.int64)
     codes, grid_index, visual_count = [np.zeros((0, depth), np.int64)], [np.zeros(0, np.int64)], 0
     for row, documents in enumerate(rows):
         place = 0
         for number, document in enumerate(documents, start=1):
-            start = place
+            start, trunk, position, branch = place, 0, 0, 0
             for segment in document.segments:
                 size = len(segment.codes) if isinstance(segment, ImageSegment) else len(segment.ids)
                 if not size:
                     continue
                 inside = slice(place, place + size)
-                # The place before a token predicts it; a document's first token is predicted by nothing.
-                skip = 1 if place == start else 0
+                # The place before a token predicts it; a document's or branch's first token is predicted by nothing.
+                skip = 1 if place == start or segment.branch != branch else 0
+                if segment.branch != branch:
+                    position, branch = trunk, segment.branch
+                position_ids[row, inside] = position + np.arange(size)
+                branch_ids[row, inside] = branch
+                position += size
+                trunk = position if branch == 0 else trunk
                 before = slice(place - 1 + skip, place + size - 1)
                 if isinstance(segment, ImageSegment):
                     visual_mask[row, inside] = True
@@ -92,7 +100,6 @@ def pack(rows: Sequence[Sequence[Document]], length: int, depth: int) -> MixedSe
                         text_targets[row, before] = segment.ids[skip:]
                 place += size
             assert place <= length, "packed documents are longer than their row"
-            position_ids[row, start:place] = np.arange(place - start)
             document_ids[row, start:place] = number
     arrays = {
         "token_ids": token_ids,
@@ -101,18 +108,22 @@ def pack(rows: Sequence[Sequence[Document]], length: int, depth: int) -> MixedSe
         "grid_index": np.concatenate(grid_index),
         "position_ids": position_ids,
         "document_ids": document_ids,
+        "branch_ids": branch_ids,
         "text_targets": text_targets,
         "visual_targets": visual_targets,
     }
     return MixedSequence(**{name: torch.from_numpy(value) for name, value in arrays.items()})
 
 
-def packed_attention_mask(document_ids: Tensor) -> Tensor:
-    """int64 [B, L] -> bool [B, 1, L, L], True where the row's place may look: back, within its own document.
+def packed_attention_mask(document_ids: Tensor, branch_ids: Tensor) -> Tensor:
+    """int64 [B, L] twice -> bool [B, 1, L, L], True where the row's place may look.
 
-    Padding looks at itself, so that no row of the softmax is empty.
+    That is back, within its own document, at the trunk and at its own branch. Padding looks at itself, so that no row
+    of the softmax is empty.
     """
     length = document_ids.shape[1]
     same = document_ids.unsqueeze(2) == document_ids.unsqueeze(1)
     causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
-    return (same & causal).unsqueeze(1)
+    looked_at = branch_ids.unsqueeze(1)
+    open_to = (looked_at == 0) | (looked_at == branch_ids.unsqueeze(2))
+    return (same & causal & open_to).unsqueeze(1)

@@ -29,13 +29,15 @@ class CaptionDataConfig:
 
     directory: a prepared data set with train/ and test/. image_size: pixels a side. random_caption: any of a
     sample's captions, not its first. hard_negatives: of the sample's `negatives` (captions that are almost, but
-    not, true of it), so many stand beside its caption in the contrastive loss.
+    not, true of it), so many stand beside its caption in the contrastive loss. horizontal_flip: mirror half of the
+    pictures; for captions that say nothing of left and right.
     """
 
     directory: str
     image_size: int = 256
     random_caption: bool = False
     hard_negatives: int = 0
+    horizontal_flip: bool = False
     loader: LoaderConfig
 
 
@@ -75,6 +77,8 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
         record = json_field(fields)
         captions = text_list(record, "captions")
         image = square_image(fields, self.config.image_size)
+        if self.config.horizontal_flip and rng.random() < 0.5:
+            image = image[:, ::-1]
         caption = captions[rng.integers(len(captions))] if self.config.random_caption else captions[0]
         negatives: list[str] = []
         if self.config.hard_negatives:

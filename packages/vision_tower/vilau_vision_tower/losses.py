@@ -40,6 +40,9 @@ class TowerLossConfig:
 class ContrastiveLoss(nn.Module):
     """Image-text contrastive loss over the joint batch of all ranks, with a learned scale and, for sigmoid, bias.
 
+    A text that equals an image's own, token for token, is no negative of it: where captions repeat (class names, small
+    worlds), images would be pushed away from what is true of them.
+
     Initialisation: log scale and bias from the configuration.
     """
 
@@ -52,21 +55,34 @@ class ContrastiveLoss(nn.Module):
         # A parameter that no gradient reaches would stop a training on several processes.
         self.bias = nn.Parameter(torch.tensor(config.bias)) if config.kind == "sigmoid" else None
 
-    def forward(self, images: Tensor, texts: Tensor, negatives: Tensor) -> Tensor:
+    def forward(self, images: Tensor, texts: Tensor, negatives: Tensor, text_ids: Tensor) -> Tensor:
         """Unit vectors float [B, C], row i of `images` belonging to row i of `texts` -> scalar loss.
 
         negatives: float [M, C], texts that belong to no image (NegCLIP; Yuksekgonul et al. 2023); M may be 0.
+        text_ids: int64 [B + M, L], the tokens of texts and negatives.
         """
+        ids = torch.cat([gather(text_ids[: len(texts)]), gather(text_ids[len(texts) :])])
         images, texts, negatives = gather(images), gather(texts), gather(negatives)
         size = images.shape[0]
-        logits = images @ torch.cat([texts, negatives]).T * self.log_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        number = torch.unique(ids, dim=0, return_inverse=True)[1]
+        same = (number[:size, None] == number).fill_diagonal_(False)
+        logits = images @ torch.cat([texts, negatives]).T * self.log_scale.exp()
         if self.kind == "softmax":
             target = torch.arange(size, device=logits.device)
+            logits = logits.masked_fill(same, -torch.inf)
             return (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :size].T, target)) / 2
         assert self.bias is not None
         # SigLIP (Zhai et al. 2023, equation 1): every pair is its own yes-or-no question.
         signs = 2 * torch.eye(size, logits.shape[1], device=logits.device) - 1
-        return -F.logsigmoid(signs * (logits + self.bias)).sum(dim=-1).mean()
+        return -F.logsigmoid(signs * (logits + self.bias)).masked_fill(same, 0).sum(dim=-1).mean()
+
+    @torch.no_grad()
+    def cap_scale(self) -> None:
+        """Keep the scale within its bounds; called after each optimiser step, as open_clip does.
+
+        Clamped in `forward` instead, a scale beyond the cap would get no gradient and never come back.
+        """
+        self.log_scale.clamp_(max=MAX_LOGIT_SCALE)
 
 
 def gather(vectors: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class ClipObjective(nn.Module):
         images = F.normalize(self.model.vision_model(pixel_values=batch.images).pooler_output, dim=-1)
         ids = torch.cat([batch.caption_ids, batch.negative_ids])
         texts = F.normalize(self.model.text_model(input_ids=ids).pooler_output, dim=-1)
-        loss: Tensor = self.contrastive(images, texts[: len(images)], texts[len(images) :])
+        loss: Tensor = self.contrastive(images, texts[: len(images)], texts[len(images) :], ids)
         return loss
 
 
@@ -63,6 +63,9 @@ class ClipTask(Task):
 
     def batch_size(self, batch: CaptionedBatch) -> int:
         return len(batch.images)
+
+    def after_step(self, step: int) -> None:
+        self.network.contrastive.cap_scale()
 
     @torch.no_grad()
     def save_model(self, directory: Path) -> None:
@@ -93,12 +96,13 @@ class TowerObjective(nn.Module):
         """The weighted sum, a scalar, and its terms by name."""
         output = self.tower(batch.images)
         difference = output.reconstruction - batch.images
-        texts = self.text_encoder(torch.cat([batch.caption_ids, batch.negative_ids]))
+        ids = torch.cat([batch.caption_ids, batch.negative_ids])
+        texts = self.text_encoder(ids)
         size = len(batch.images)
         terms = {
             "l1": difference.abs().mean(),
             "l2": difference.square().mean(),
-            "contrastive": self.contrastive(output.embedding, texts[:size], texts[size:]),
+            "contrastive": self.contrastive(output.embedding, texts[:size], texts[size:], ids),
             "commitment": output.commitment,
         }
         total = sum((getattr(self.weights, name) * term for name, term in terms.items()), torch.zeros(()))
@@ -132,6 +136,9 @@ class TowerTask(Task):
 
     def batch_size(self, batch: CaptionedBatch) -> int:
         return len(batch.images)
+
+    def after_step(self, step: int) -> None:
+        self.network.contrastive.cap_scale()
 
     def train_mode(self) -> None:
         self.network.train()

@@ -1,12 +1,11 @@
 """`vilau tokenize`: a data set's pictures become codes once, instead of at each training step.
 
-Code shards hold `<key>.codes.npy` (uint16 [1, h, w, D]) and the sample's JSON as it was. Their `dataset.json` names
-the tower that made them by its fingerprint.
+Code shards hold `<key>.codes.npy` (uint16 [V, h, w, D], V variants of the picture) and the sample's JSON as it was.
+Their `dataset.json` names the tower that made them by its fingerprint.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, json_field
 from vilau_common.data.prepare import is_prepared
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
 from vilau_common.errors import UserError
+from vilau_common.fingerprint import weights_fingerprint
 from vilau_common.images import to_tensor
 from vilau_common.training.progress import TrainingProgress
 from vilau_vision_tower.data import square_image
@@ -31,12 +32,16 @@ LARGEST_CODEBOOK = 2**16
 
 @dataclass(kw_only=True)
 class TokenizeConfig:
-    """tower_directory: the tower's run; data: the prepared data set; directory: where the code shards go."""
+    """tower_directory: the tower's run; data: the prepared data set; directory: where the code shards go.
+
+    horizontal_flip: the mirrored picture is a second variant; for texts that say nothing of left and right.
+    """
 
     tower_directory: str
     data: str
     directory: str
     splits: list[str] = field(default_factory=lambda: ["train"])
+    horizontal_flip: bool = False
     batch_size: int = 256
     samples_per_shard: int = 10_000
     max_bad_share: float = 0.01
@@ -45,11 +50,13 @@ class TokenizeConfig:
 def tower_fingerprint(directory: str | Path) -> str:
     """A short hash of the tower's weights in a run directory. Raises UserError where there are none."""
     path = Path(directory)
-    path = (path / "model" if (path / "model").is_dir() else path) / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"no vision tower in {directory}: there is no {path}; `make train-tower` trains one")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    path = path / "model" if (path / "model").is_dir() else path
+    try:
+        return weights_fingerprint(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"no vision tower in {directory}: {path} holds no *.safetensors; `make train-tower` trains one"
+        ) from None
 
 
 def tokenize(config: TokenizeConfig) -> None:
@@ -58,7 +65,8 @@ def tokenize(config: TokenizeConfig) -> None:
     fingerprint = tower_fingerprint(config.tower_directory)
     for split in config.splits:
         source = dataset_info(Path(config.data) / split)
-        info = {"data": source.fingerprint, "tower": fingerprint, "split": split}
+        info: dict[str, Any] = {"data": source.fingerprint, "tower": fingerprint, "split": split}
+        info["horizontal_flip"] = config.horizontal_flip
         target = Path(config.directory) / split
         if is_prepared(target, info):
             continue
@@ -78,9 +86,11 @@ def _tokenize_split(
         with TrainingProgress("tokenize", total, "images", visible=True) as progress:
             for batch in _batches(source, config.batch_size, tower.image_size, bad):
                 images = to_tensor(np.stack([image for _, image, _ in batch])).to(tower.device)
-                codes = tower.encode(images).cpu().numpy().astype(np.uint16)
-                for (key, _, record), stack in zip(batch, codes, strict=True):
-                    writer.write(key, {CODES_FIELD: _npy(stack[None]), JSON_FIELD: record})
+                variants = [images, images.flip(-1)] if config.horizontal_flip else [images]
+                codes = torch.stack([tower.encode(variant) for variant in variants], dim=1)
+                stacks = codes.cpu().numpy().astype(np.uint16)
+                for (key, _, record), stack in zip(batch, stacks, strict=True):
+                    writer.write(key, {CODES_FIELD: _npy(stack), JSON_FIELD: record})
                 progress.advance(writer.samples, len(batch), None)
         if len(bad) > config.max_bad_share * total:
             raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
 from vilau_common.errors import UserError
+from vilau_common.fingerprint import weights_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
 from vilau_vision_tower.clip import TextEncoder, load_clip
@@ -71,6 +72,9 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
         ),
     )
     # Last, so that a configuration that is refused does not take the directory.
-    run.claim(config_to_dict(config), ignore=["directory", "tower.clip", *operational_keys()])
+    run.claim(
+        {**config_to_dict(config), "clip_fingerprint": weights_fingerprint(clip_directory)},
+        ignore=["directory", "tower.clip", *operational_keys()],
+    )
     task = TowerTask(tower, text_encoder, config.contrastive, config.loss, test_images)
     return train(task, loader, config.training, run, stage="tower", seed=config.seed)

@@ -32,6 +32,10 @@ from vilau_common.training import (
         (lambda: TrainingConfig(steps=0), "training.steps must be 1 or more, not 0"),
         (lambda: TrainingConfig(steps=1, evaluate_every=0), "evaluate_every must be 1 or more"),
         (lambda: TrainingConfig(steps=1, mixed_precision="fp16"), "mixed_precision must be one of no, bf16"),
+        (
+            lambda: TrainingConfig(steps=1, matmul_precision="low"),
+            "matmul_precision must be one of highest, high, medium",
+        ),
         (lambda: TrainingConfig(steps=1, ema_decay=1.0), "ema_decay must lie between 0 and 1"),
         (lambda: TrainingConfig(steps=1, gradient_clip=0.0), "gradient_clip must be above 0"),
         (

@@ -247,3 +247,18 @@ def test_the_learning_rate_is_logged_as_used(tmp_path: Path) -> None:
     run_toy(tmp_path, plain_config(steps=6, log_every=1, schedule=schedule), ToyTask())
     rates = [line["learning_rate"] for line in lines_of(tmp_path) if "learning_rate" in line]
     assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_matmul_precision_holds_in_the_steps_and_not_after(tmp_path: Path) -> None:
+    seen = []
+
+    class Looking(ToyTask):
+        def training_step(self, network, batch, step):
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled()))
+            return super().training_step(network, batch, step)
+
+    before = torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled()
+    run_toy(tmp_path / "run", plain_config(matmul_precision="medium"), Looking())
+    flash = torch.cuda.is_available()  # on a CPU its products are slow in oneDNN
+    assert set(seen) == {("medium", flash)}
+    assert (torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled()) == before

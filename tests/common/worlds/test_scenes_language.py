@@ -50,6 +50,14 @@ def test_full_captions_have_several_wordings() -> None:
     assert {parse_full(caption) for caption in captions} == {scene, Scene((BLUE_SQUARE, RED_CIRCLE))}
 
 
+def test_the_first_caption_is_in_reading_order(scenes_samples: Samples) -> None:
+    for sample in scenes_samples["train"][:200]:
+        scene = parse_full(sample.captions[0])
+        assert scene is not None
+        places = [PLACES.index(str(item.place)) for item in scene.objects]
+        assert places == sorted(places), sample.captions[0]
+
+
 @pytest.mark.parametrize(
     "caption",
     [

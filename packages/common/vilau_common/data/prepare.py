@@ -25,7 +25,7 @@ from vilau_common.errors import UserError
 from vilau_common.training.progress import TrainingProgress
 
 # Part of what makes two preparations equal: raise it when the same settings give other samples than before.
-PREPARATION = 1
+PREPARATION = 3
 
 TEXT_TOKENIZER = "tokenizer"
 
@@ -34,7 +34,8 @@ TEXT_TOKENIZER = "tokenizer"
 class PrepareConfig:
     """directory: where the splits go. hard_negatives: stored with each sample, for the contrastive losses.
 
-    vocabulary_size: of the text tokenizer that is trained on the training split's texts, an upper bound.
+    vocabulary_size: of the text tokenizer that is trained on the training split's texts, an upper bound; superwords:
+    so many of its tokens span words.
     """
 
     directory: str
@@ -42,6 +43,7 @@ class PrepareConfig:
     samples_per_shard: int = 2_000
     hard_negatives: int = 8
     vocabulary_size: int = 512
+    superwords: int = 0
 
 
 SCHEMA_GROUPS = {"world": WORLD_CONFIGS}
@@ -119,11 +121,17 @@ def prepare(config: PrepareConfig) -> None:
             hard_negatives=config.hard_negatives,
         )
     target = directory / TEXT_TOKENIZER
-    made_from = {"data": dataset_info(splits["train"]).fingerprint, "vocabulary_size": config.vocabulary_size}
+    made_from = {
+        "data": dataset_info(splits["train"]).fingerprint,
+        "vocabulary_size": config.vocabulary_size,
+        "superwords": config.superwords,
+    }
     note = target / "made_from.json"
     if not note.is_file() or json.loads(note.read_text()) != made_from:
         with atomic.new_directory(target) as unfinished:
-            train_text_tokenizer(_texts(splits["train"]), unfinished, config.vocabulary_size)
+            train_text_tokenizer(
+                list(_texts(splits["train"])), unfinished, config.vocabulary_size, config.superwords
+            )
             (unfinished / note.name).write_text(json.dumps(made_from))
 
 

@@ -13,6 +13,7 @@ from vilau_common.errors import UserError
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "warmup_stable_decay")
 PRECISIONS = ("no", "bf16")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
 @dataclass(kw_only=True)
@@ -83,6 +84,9 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     ema_decay: float | None = None  # of the averaged weights; None: no average
     mixed_precision: str = "no"  # no | bf16
+    # Of float32 matrix products, as torch.set_float32_matmul_precision takes it: highest | high (TF32 on CUDA) |
+    # medium (oneDNN's products on a CPU: on some AMD processors twice as fast as the default MKL's, and as exact).
+    matmul_precision: str = "highest"
     threads: int | None = None  # of torch on the CPU; None: as it is
     deterministic: bool = True  # ask torch for deterministic kernels: exact resume needs them
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -93,6 +97,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _one_of("mixed_precision", self.mixed_precision, PRECISIONS)
+        _one_of("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         for name in (
             "steps",
             "accumulation",

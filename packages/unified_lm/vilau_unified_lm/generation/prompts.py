@@ -40,6 +40,7 @@ def left_padded(prompts: Sequence[Document], depth: int, context: int, to_come: 
         grid_index=batch.grid_index,
         position_ids=moved(batch.position_ids),
         document_ids=moved(batch.document_ids),
+        branch_ids=moved(batch.branch_ids),
         text_targets=moved(batch.text_targets),
         visual_targets=moved(batch.visual_targets),
     )

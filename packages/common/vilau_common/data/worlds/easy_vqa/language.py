@@ -64,13 +64,13 @@ def questions(pairs: Iterable[tuple[str, str]]) -> list[Question]:
 
 
 def captions(shape: str | None, colour: str | None, rng: random.Random) -> list[str]:
-    """All wordings of what is known, in random order."""
+    """All wordings of what is known: the plainest, then the others in random order."""
     plain = " ".join(word for word in ("a", colour, shape or SHAPE) if word)
-    wordings = [plain, f"there is {plain}", f"a picture of {plain}"]
+    others = [f"there is {plain}", f"a picture of {plain}"]
     if shape is not None and colour is not None:
-        wordings.append(f"a {shape} that is {colour}")
-    rng.shuffle(wordings)
-    return wordings
+        others.append(f"a {shape} that is {colour}")
+    rng.shuffle(others)
+    return [plain, *others]
 
 
 def parse(caption: str) -> Requirement | None:

@@ -74,7 +74,7 @@ class EasyVqaWorld(World):
         result = []
         for index in range(count if order else 0):
             (item,) = order[index % len(order)].objects
-            text = language.captions(item.shape, item.colour, rng)[0]
+            text = rng.choice(language.captions(item.shape, item.colour, rng))
             said = language.parse(text)
             assert said is not None
             result.append(DrawingPrompt(text, PROMPT_KIND, (said,), exact=True))

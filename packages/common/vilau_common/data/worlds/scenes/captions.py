@@ -15,21 +15,25 @@ from vilau_common.data.worlds.scenes.words import (
     RELATIONS,
     plural,
     relation_holds,
+    row_and_column,
 )
 
-PARTIAL_CAPTIONS = 3  # a picture, besides the full one; the first of them is a full one in other words
+PARTIAL_CAPTIONS = 4  # a picture, besides the full one; the first of them is a full one in other words
 KINDS = ("single", "two", "counting", "colours", "position", "binding")
 PREFIX_SHARE = 0.3  # of partial captions that open with "there is" or "a picture of"
 
 
-def full_caption(scene: Scene, rng: random.Random) -> str:
-    """Everything of every object, the objects in random order, in one of four wordings.
+def full_caption(scene: Scene, rng: random.Random, in_reading_order: bool = False) -> str:
+    """Everything of every object, in one of four wordings; the objects in random order or as one reads.
 
     The grammar also reads "at the top left a small red circle"; captions do not say it: with both orders, which
     object a place belongs to hangs on how the caption began, which is hard on small models.
     """
     objects = list(scene.objects)
-    rng.shuffle(objects)
+    if in_reading_order:
+        objects.sort(key=lambda item: row_and_column(str(item.place)))
+    else:
+        rng.shuffle(objects)
     phrases = [full_phrase(item) for item in objects]
     wording = rng.randrange(4)
     if wording == 0:
@@ -39,11 +43,17 @@ def full_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def captions(scene: Scene, rng: random.Random) -> list[str]:
-    """A full caption, another full one, and partial ones of different kinds."""
+    """A full caption in reading order, another full one in any order, and partial ones of different kinds.
+
+    Whoever learns to describe pictures learns from the first, whose order holds nothing to guess; whoever draws
+    must understand every order.
+    """
     kinds = [kind for kind in KINDS if kind_applies(kind, scene)]
     rng.shuffle(kinds)
     partial = [partial_caption(kind, scene, rng) for kind in kinds[: PARTIAL_CAPTIONS - 1]]
-    return list(dict.fromkeys([full_caption(scene, rng), full_caption(scene, rng), *partial]))
+    return list(
+        dict.fromkeys([full_caption(scene, rng, in_reading_order=True), full_caption(scene, rng), *partial])
+    )
 
 
 def kind_applies(kind: str, scene: Scene) -> bool:
