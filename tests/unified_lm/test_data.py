@@ -271,6 +271,19 @@ def test_forms_are_mixed_by_their_shares(
     assert pictures / documents == pytest.approx(share, abs=0.08)
 
 
+def test_long_and_short_documents_share_batches(encoder: DocumentEncoder) -> None:
+    """First-fit decreasing puts the longest first; a batch of them alone would train on one form only."""
+    long, short = encoder.builder.text("a star " * 25), encoder.builder.text_to_image("", random_codes(0))
+    assert len(long) > encoder.config.row_length / 2 > len(short)
+    documents = [long, *[short] * 8] * 40
+    rows = encoder.select_packs(documents)
+    assert sorted(index for row in rows for index in row) == list(range(len(documents)))
+    assert rows == encoder.select_packs(documents)  # a resumed run packs as the first did
+    having = [any(documents[index] is long for index in row) for row in rows]
+    first = having[: len(having) // 2]
+    assert 0.3 < sum(first) / sum(having) < 0.7
+
+
 def test_text_alone_makes_batches_without_pictures(
     shards: Path, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:

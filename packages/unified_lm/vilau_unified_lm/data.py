@@ -84,7 +84,11 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
         return document
 
     def select_packs(self, samples: Sequence[Document]) -> list[list[int]]:
-        return first_fit_decreasing([len(document) for document in samples], self.config.row_length)
+        lengths = [len(document) for document in samples]
+        rows = first_fit_decreasing(lengths, self.config.row_length)
+        # They come longest documents first: unshuffled, one batch would be all questions and the next all drawings.
+        order = np.random.default_rng(lengths).permutation(len(rows))
+        return [rows[index] for index in order]
 
     def pack(self, samples: Sequence[Document]) -> list[Document]:
         return list(samples)
