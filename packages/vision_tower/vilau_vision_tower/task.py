@@ -124,7 +124,7 @@ class TowerTask(Task):
     ) -> None:
         self.tower = tower
         self.text_encoder = text_encoder
-        self.network = TowerObjective(tower, text_encoder, contrastive, weights)
+        self.network: TowerObjective = TowerObjective(tower, text_encoder, contrastive, weights)
         self.test_images = test_images
 
     def parameter_groups(self) -> list[ParameterGroup]:
