@@ -107,8 +107,11 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
     def _image_to_text(
         self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
     ) -> Document:
-        # The first caption says everything that is known of the picture.
-        return self.builder.image_to_text(self._codes(fields, rng), text_list(record, "captions")[0])
+        # The first caption says everything that is known of the picture; a description does, too, in a fixed order.
+        said = record.get("description") or text_list(record, "captions")[0]
+        if not isinstance(said, str):
+            raise BadSample("description: expected a text")
+        return self.builder.image_to_text(self._codes(fields, rng), said)
 
     def _questions(
         self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator

@@ -50,12 +50,16 @@ def test_full_captions_have_several_wordings() -> None:
     assert {parse_full(caption) for caption in captions} == {scene, Scene((BLUE_SQUARE, RED_CIRCLE))}
 
 
-def test_the_first_caption_is_in_reading_order(scenes_samples: Samples) -> None:
-    for sample in scenes_samples["train"][:200]:
-        scene = parse_full(sample.captions[0])
-        assert scene is not None
-        places = [PLACES.index(str(item.place)) for item in scene.objects]
-        assert places == sorted(places), sample.captions[0]
+def test_descriptions_are_in_reading_order_and_captions_in_any(scenes_samples: Samples) -> None:
+    """Near misses of an ordered caption would often be out of order, and told without the picture."""
+    ordered = []
+    for sample in scenes_samples["train"][:300]:
+        said, caption = parse_full(str(sample.description)), parse_full(sample.captions[0])
+        assert said is not None and caption is not None and said.description() == caption.description()
+        places, of_caption = ([PLACES.index(str(o.place)) for o in s.objects] for s in (said, caption))
+        assert places == sorted(places), sample.description
+        ordered.append(of_caption == sorted(of_caption))
+    assert 0.4 < sum(ordered) / len(ordered) < 0.8  # one object always is, two are half of the time
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def _with_superwords(tokenizer: Tokenizer, texts: Sequence[str], count: int) -> 
         for tokens, number in sequences:
             for pair in pairwise(tokens):
                 # Phrases end at punctuation: what follows a full stop says nothing of what came before.
-                if pair[0][-1].isalnum() and pair[1].startswith(SPACE):
+                if pair[1].startswith(SPACE) and _ends_in_a_word(pair[0]):
                     pairs[pair] += number
         if not pairs:
             break
@@ -83,6 +84,13 @@ def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[Encoding,
     """Every different text once, encoded, and how often it comes."""
     counted = Counter(texts)
     return list(zip(tokenizer.encode_batch(list(counted)), counted.values(), strict=True))
+
+
+@cache
+def _ends_in_a_word(token: str) -> bool:
+    """Whether its last character is a letter or digit; part of a character is neither."""
+    text: str = decoders.ByteLevel().decode([token])
+    return text[-1:].isalnum()
 
 
 def _merged(tokens: list[str], pair: tuple[str, str]) -> list[str]:

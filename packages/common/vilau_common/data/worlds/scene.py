@@ -64,6 +64,9 @@ class WorldSample:
     questions: list[Question]
     scene: Scene | None  # None where the source does not tell all of it
     texts: list[str]  # statements that need no picture
+    # What those learn to say who describe pictures, where it differs from the first caption: its order holds
+    # nothing to guess. It is no caption, since whoever reads captions must understand every order.
+    description: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but key and image: the `.json` member of a sample in a shard."""
@@ -72,6 +75,7 @@ class WorldSample:
             "questions": [asdict(question) for question in self.questions],
             "scene": None if self.scene is None else self.scene.to_json(),
             "texts": list(self.texts),
+            **({} if self.description is None else {"description": self.description}),
         }
 
 

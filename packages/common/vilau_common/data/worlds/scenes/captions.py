@@ -43,16 +43,12 @@ def full_caption(scene: Scene, rng: random.Random, in_reading_order: bool = Fals
 
 
 def captions(scene: Scene, rng: random.Random) -> list[str]:
-    """A full caption in reading order, another full one in any order, and partial ones of different kinds.
-
-    Whoever learns to describe pictures learns from the first, whose order holds nothing to guess; whoever draws
-    must understand every order.
-    """
+    """A full caption, another full one, and partial ones of different kinds."""
     kinds = [kind for kind in KINDS if kind_applies(kind, scene)]
     rng.shuffle(kinds)
     partial = [partial_caption(kind, scene, rng) for kind in kinds[: PARTIAL_CAPTIONS - 1]]
     return list(
-        dict.fromkeys([full_caption(scene, rng, in_reading_order=True), full_caption(scene, rng), *partial])
+        dict.fromkeys([full_caption(scene, rng), full_caption(scene, rng), *partial])
     )
 
 

@@ -145,4 +145,5 @@ class ScenesWorld(World):
                     questions=questions(scene, rng, avoided),
                     scene=scene,
                     texts=statements(rng, avoided),
+                    description=full_caption(scene, rng, in_reading_order=True),
                 )
