@@ -113,6 +113,10 @@ def test_questions_come_in_any_order_with_their_own_answers(
         text = written(document, conversation).split("<image_end>")[1]
         answers = [turn.split("\n ")[1] for turn in text.split("</s>")[:-1]]
         assert answers == [turn["answer"] for turn in QUESTIONS]
+    cut = DocumentEncoder(
+        data_config(independent_questions=False, questions_per_document=2), tokenizer, vocabulary
+    )
+    assert written(cut.encode("0", fields, "questions", rng()), cut).count("</s>") == 2
     single = DocumentEncoder(data_config(questions_per_document=1), tokenizer, vocabulary)
     asked = {written(single.encode("0", fields, "questions", rng(seed)), single) for seed in range(30)}
     assert len(asked) == 3 and all(text.count("</s>") == 1 for text in asked)

@@ -159,6 +159,18 @@ def test_clip_trains_both_its_sides(clip: SiglipModel, tokenizer: PreTrainedToke
     assert all(weight.grad is not None for group in groups for weight in group.parameters)
 
 
+@pytest.mark.parametrize("part", ["clip", "tower"])
+def test_steps_keep_the_scale_within_its_bounds(
+    clip: SiglipModel, tokenizer: PreTrainedTokenizerFast, part: str
+) -> None:
+    tower = tiny_task(tiny_tower(clip), clip, tokenizer)
+    task = ClipTask(clip, tokenizer, ContrastiveConfig()) if part == "clip" else tower
+    with torch.no_grad():
+        task.network.contrastive.log_scale.fill_(9.0)
+    task.after_step(1)
+    assert task.network.contrastive.log_scale.exp().item() == pytest.approx(100.0)
+
+
 def test_clip_sees_captions_and_negatives(clip: SiglipModel, tokenizer: PreTrainedTokenizerFast) -> None:
     task, batch = ClipTask(clip, tokenizer, ContrastiveConfig(scale=5.0)), batch_of(5, 2)
     images = F.normalize(clip.get_image_features(batch.images).pooler_output, dim=-1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_tower import DECODER, IMAGE_SIZE, stand_in_config
 from torch import Tensor
 
@@ -133,7 +134,10 @@ def test_interrupted_and_resumed_it_ends_the_same(
     train_tower(config)
     again = dataclasses.replace(config, directory=str(tmp_path / "again"))
 
+    after_step = TowerTask.after_step
+
     def stop_after_two_steps(task: TowerTask, step: int) -> None:
+        after_step(task, step)
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -193,6 +197,16 @@ def test_a_run_goes_on_with_its_own_settings_only(config: TrainTowerConfig) -> N
     train_tower(config)
     config.tower.quantizer.depth = 3
     with pytest.raises(UserError, match=r"another configuration \(tower.quantizer.depth 2 -> 3\)"):
+        train_tower(config)
+
+
+def test_a_run_goes_on_from_its_own_clip_only(config: TrainTowerConfig, tmp_path: Path) -> None:
+    config.tower.clip = str(shutil.copytree(config.tower.clip, tmp_path / "clip"))
+    train_tower(config)
+    weights = Path(config.tower.clip) / "model" / "model.safetensors"
+    state = load_file(weights)
+    save_file({**state, "logit_scale": state["logit_scale"] + 1}, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"another configuration \(clip_fingerprint \w+ -> \w+\)"):
         train_tower(config)
 
 

@@ -36,7 +36,8 @@ class DocumentDataConfig:
     """directory: code shards of `vilau tokenize`, with train/. row_length: places in a packed row.
 
     blank_share: of text-to-image documents whose caption is left out (for guidance). questions_per_document: turns
-    about one picture at most. independent_questions: they do not see each other; false: they are one conversation.
+    about one picture at most. independent_questions: they do not see each other and any of a picture's are taken;
+    false: they are one conversation, cut after the first ones.
     """
 
     directory: str

@@ -25,7 +25,7 @@ class MixedSequence:
     visual_mask: Tensor  # bool [B, L], True at visual positions
     codes: Tensor  # int64 [N, D], of the True places of visual_mask in row-major order
     grid_index: Tensor  # int64 [N], row-major place of each visual position within its image
-    position_ids: Tensor  # int64 [B, L], from 0 in each document
+    position_ids: Tensor  # int64 [B, L], from 0 in each document; branches go on where its trunk ends
     document_ids: Tensor  # int64 [B, L], from 1 in each row; 0 is padding
     branch_ids: Tensor  # int64 [B, L], from 1 in each document; 0 is its trunk
     text_targets: Tensor  # int64 [B, L], the text id that follows each place, IGNORE where none is supervised

@@ -9,6 +9,7 @@ from transformers import LlamaConfig
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
 from vilau_common.errors import UserError
+from vilau_common.fingerprint import vocabulary_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
 from vilau_unified_lm.config import DepthConfig, UnifiedLMConfig
@@ -82,7 +83,11 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
     task = UnifiedTask(model, tokenizer)
     # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
     run.claim(
-        {**config_to_dict(config), "tower_fingerprint": fingerprint},
+        {
+            **config_to_dict(config),
+            "tower_fingerprint": fingerprint,
+            "text_tokenizer_fingerprint": vocabulary_fingerprint(tokenizer.get_vocab()),
+        },
         ignore=["directory", "data.directory", "lm.tower", "lm.text_tokenizer", *operational_keys()],
     )
     return train(task, loader, config.training, run, stage="lm", seed=config.seed)

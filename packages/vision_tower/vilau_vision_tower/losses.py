@@ -54,6 +54,7 @@ class ContrastiveLoss(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         # A parameter that no gradient reaches would stop a training on several processes.
         self.bias = nn.Parameter(torch.tensor(config.bias)) if config.kind == "sigmoid" else None
+        self.cap_scale()
 
     def forward(self, images: Tensor, texts: Tensor, negatives: Tensor, text_ids: Tensor) -> Tensor:
         """Unit vectors float [B, C], row i of `images` belonging to row i of `texts` -> scalar loss.

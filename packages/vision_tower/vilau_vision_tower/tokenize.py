@@ -51,12 +51,11 @@ def tower_fingerprint(directory: str | Path) -> str:
     """A short hash of the tower's weights in a run directory. Raises UserError where there are none."""
     path = Path(directory)
     path = path / "model" if (path / "model").is_dir() else path
-    try:
-        return weights_fingerprint(path)
-    except FileNotFoundError:
+    if not any(path.glob("*.safetensors")):
         raise UserError(
             f"no vision tower in {directory}: {path} holds no *.safetensors; `make train-tower` trains one"
-        ) from None
+        )
+    return weights_fingerprint(path)
 
 
 def tokenize(config: TokenizeConfig) -> None:

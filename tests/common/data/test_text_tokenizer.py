@@ -59,6 +59,15 @@ def test_any_text_comes_back_and_the_saved_tokenizer_is_the_same(tmp_path: Path,
         assert tokenizer.decode(ids).removeprefix(" ") == text.removeprefix(" ")
 
 
-def test_no_room_for_superwords_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="superwords is 50, but of vocabulary_size 300 256 are single bytes"):
-        train_text_tokenizer(TEXTS, tmp_path, vocabulary_size=300, superwords=50)
+@pytest.mark.parametrize("superwords", [-1, 42])
+def test_no_room_for_superwords_is_told(tmp_path: Path, superwords: int) -> None:
+    assert len(train_text_tokenizer(TEXTS, tmp_path, vocabulary_size=300, superwords=41)) <= 300
+    with pytest.raises(UserError, match=f"superwords is {superwords} .* 0 to vocabulary_size - 259"):
+        train_text_tokenizer(TEXTS, tmp_path, vocabulary_size=300, superwords=superwords)
+
+
+@pytest.mark.parametrize(("mark", "joined"), [("\n", False), ("—", False), ("”", False), ("é", True)])
+def test_phrases_end_at_any_punctuation_and_at_no_letter(tmp_path: Path, mark: str, joined: bool) -> None:
+    texts = [f"caf{mark} noir"] * 20
+    tokenizer = train_text_tokenizer(texts, tmp_path, vocabulary_size=400, superwords=20)
+    assert any("Ġ" in token[1:] for token in tokenizer.get_vocab()) == joined

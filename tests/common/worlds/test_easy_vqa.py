@@ -74,6 +74,10 @@ def test_captions_say_what_is_known(easy_vqa_world: EasyVqaWorld, easy_vqa_test:
     assert len(known) == 888
     for sample in known:
         assert sample.scene is not None
+        (item,) = sample.scene.objects
+        assert (
+            sample.captions[0] == f"a {item.colour} {item.shape}"
+        )  # the contrastive losses know equals by it
         assert all(easy_vqa_world.caption_right(caption, sample.scene) for caption in sample.captions)
     for sample in easy_vqa_test:
         if sample.scene is None:

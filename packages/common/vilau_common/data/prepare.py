@@ -18,14 +18,14 @@ from PIL import Image
 from vilau_common import atomic
 from vilau_common.data.fields import JSON_FIELD
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
-from vilau_common.data.text_tokenizer import train_text_tokenizer
+from vilau_common.data.text_tokenizer import check_sizes, train_text_tokenizer
 from vilau_common.data.worlds.base import World, WorldConfig
 from vilau_common.data.worlds.registry import WORLD_CONFIGS, build_world
 from vilau_common.errors import UserError
 from vilau_common.training.progress import TrainingProgress
 
 # Part of what makes two preparations equal: raise it when the same settings give other samples than before.
-PREPARATION = 4
+PREPARATION = 2
 
 TEXT_TOKENIZER = "tokenizer"
 
@@ -102,6 +102,7 @@ def prepare_world(
 
 def prepare(config: PrepareConfig) -> None:
     """`vilau prepare`: write a built-in world's splits and a text tokenizer trained on its training split."""
+    check_sizes(config.vocabulary_size, config.superwords)
     world, directory = build_world(config.world), Path(config.directory)
     with ExitStack() as stack:
         bars: dict[str, TrainingProgress] = {}

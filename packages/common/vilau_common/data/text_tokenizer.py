@@ -19,10 +19,20 @@ from transformers import PreTrainedTokenizerFast
 
 from vilau_common.errors import UserError
 
-PAD, BEGIN, END = "<pad>", "<s>", "</s>"
+PAD, BEGIN, END = SPECIAL_TOKENS = ["<pad>", "<s>", "</s>"]
 SPACE = "\u0120"  # how byte-level BPE writes the space in front of a word
 # The commonest phrases show in few texts; counting them in all would take longer than the rest of the preparation.
 TEXTS_FOR_SUPERWORDS = 50_000
+
+
+def check_sizes(vocabulary_size: int, superwords: int) -> None:
+    """Raises UserError where a vocabulary has no room for single bytes, special tokens and so many superwords."""
+    least = len(pre_tokenizers.ByteLevel.alphabet()) + len(SPECIAL_TOKENS)
+    if not 0 <= superwords <= vocabulary_size - least:
+        raise UserError(
+            f"superwords is {superwords} and vocabulary_size {vocabulary_size}: superwords may be 0 to "
+            f"vocabulary_size - {least} (bytes and special tokens)"
+        )
 
 
 def train_text_tokenizer(
@@ -30,21 +40,16 @@ def train_text_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Trains on `texts` and saves to `directory` what AutoTokenizer reads. Ids 0, 1, 2 are pad, begin, end.
 
-    superwords: so many of the tokens span words, as far as the texts have phrases. Raises UserError where
-    `vocabulary_size` has no room for them.
+    superwords: so many of the tokens span words, as far as the texts have phrases. Raises what `check_sizes` does.
     """
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if superwords > vocabulary_size - len(alphabet):
-        raise UserError(
-            f"superwords is {superwords}, but of vocabulary_size {vocabulary_size} {len(alphabet)} are single bytes"
-        )
+    check_sizes(vocabulary_size, superwords)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size - superwords,
-        special_tokens=[PAD, BEGIN, END],
-        initial_alphabet=alphabet,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

@@ -84,8 +84,9 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     ema_decay: float | None = None  # of the averaged weights; None: no average
     mixed_precision: str = "no"  # no | bf16
-    # Of float32 matrix products, as torch.set_float32_matmul_precision takes it: highest | high (TF32 on CUDA) |
-    # medium (oneDNN's products on a CPU: on some AMD processors twice as fast as the default MKL's, and as exact).
+    # Of float32 matrix products, as torch.set_float32_matmul_precision takes it: highest | high | medium. The lower
+    # ones let hardware compute in TF32 or bfloat16. On a CPU medium takes oneDNN's products instead of MKL's, float32
+    # where the processor has no AMX and on AMD's much faster, and attention without flash kernels.
     matmul_precision: str = "highest"
     threads: int | None = None  # of torch on the CPU; None: as it is
     deterministic: bool = True  # ask torch for deterministic kernels: exact resume needs them

@@ -76,9 +76,9 @@ class TrainingState:
         for optimizer in self._optimizers.values():
             optimizer.drop_gradients()
         self.step += 1
+        self.task.after_step(self.step)
         if self.average is not None:
             self.average.update()
-        self.task.after_step(self.step)
         self.window.add_step(units)
         return units
 

@@ -47,9 +47,7 @@ def captions(scene: Scene, rng: random.Random) -> list[str]:
     kinds = [kind for kind in KINDS if kind_applies(kind, scene)]
     rng.shuffle(kinds)
     partial = [partial_caption(kind, scene, rng) for kind in kinds[: PARTIAL_CAPTIONS - 1]]
-    return list(
-        dict.fromkeys([full_caption(scene, rng), full_caption(scene, rng), *partial])
-    )
+    return list(dict.fromkeys([full_caption(scene, rng), full_caption(scene, rng), *partial]))
 
 
 def kind_applies(kind: str, scene: Scene) -> bool:

@@ -24,8 +24,7 @@ from vilau_common.data.worlds.scenes.words import (
     relation_holds,
 )
 
-QUESTIONS = 8  # a picture: one of each kind that applies, as far as there is room, then others
-RELATION = "relation"
+QUESTIONS = 8  # a picture: one of each kind, kinds that do not apply replaced by others
 PRESENT_SHARE = 0.7  # of counted attributes taken from the scene, not at random
 COLOR_SHARE = 0.25  # of colour questions spelt "color"
 NOTHING = "nothing"
@@ -43,9 +42,7 @@ def questions(scene: Scene, rng: random.Random, avoided: Pairs) -> list[Question
     None names an `avoided` (colour, shape) combination that the scene does not hold: combinations held out of
     training would otherwise be learned as what is never there.
     """
-    # Only pictures of several objects have relations: there they come twice, so that all kinds are as frequent.
-    others = [kind for kind in _MAKERS if kind != RELATION]
-    kinds = [RELATION, RELATION, *rng.sample(others, len(others)), *rng.sample(others, len(others))]
+    kinds = [*_MAKERS, *rng.sample(sorted(_MAKERS), len(_MAKERS))]
     found: dict[str, Question] = {}
     for kind in kinds:
         made = _MAKERS[kind](scene, rng, avoided)
@@ -185,6 +182,6 @@ _MAKERS: dict[str, Callable[[Scene, random.Random, Pairs], tuple[str, str] | Non
     "size": _size,
     "place": _place,
     "exists": _exists,
-    RELATION: _relation,
+    "relation": _relation,
     "what_at": _what_at,
 }
