@@ -206,7 +206,7 @@ def test_a_run_goes_on_from_its_own_clip_only(config: TrainTowerConfig, tmp_path
     weights = Path(config.tower.clip) / "model" / "model.safetensors"
     state = load_file(weights)
     save_file({**state, "logit_scale": state["logit_scale"] + 1}, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"another configuration \(clip_fingerprint "\w+" -> "\w+"\)"):
+    with pytest.raises(UserError, match=r'another configuration \(clip_fingerprint "\w+" -> "\w+"\)'):
         train_tower(config)
 
 
