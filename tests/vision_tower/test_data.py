@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from vilau_common.data.augmentation import AugmentationConfig
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.loader import LoaderConfig
 from vilau_common.data.prepare import encode_png
@@ -45,7 +46,8 @@ def encode(reader: CaptionedImageEncoder, fields: dict[str, bytes], seed: int = 
 def test_half_of_the_pictures_are_mirrored_where_asked(tokenizer: PreTrainedTokenizerFast) -> None:
     image = np.random.default_rng(0).integers(256, size=(SIZE, SIZE, 3), dtype=np.uint8)
     fields = {**stored(), "png": encode_png(image)}
-    seen = [encode(encoder(tokenizer, horizontal_flip=True), fields, seed).image for seed in range(100)]
+    reader = encoder(tokenizer, augmentation=AugmentationConfig(horizontal_flip=True))
+    seen = [encode(reader, fields, seed).image for seed in range(100)]
     mirrored = sum(np.array_equal(each, image[:, ::-1]) for each in seen)
     assert 30 < mirrored < 70 and sum(np.array_equal(each, image) for each in seen) == 100 - mirrored
     assert all(np.array_equal(encode(encoder(tokenizer), fields, seed).image, image) for seed in range(20))

@@ -13,6 +13,7 @@ import torch
 from tiny_tower import tiny_tower
 from transformers import SiglipModel
 
+from vilau_common.data.augmentation import AugmentationConfig
 from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, codes_field, image_field
 from vilau_common.data.prepare import encode_png
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
@@ -70,23 +71,48 @@ def test_codes_are_the_towers_and_records_as_they_were(config: TokenizeConfig) -
         assert info["tower"] == tower_fingerprint(config.tower_directory)
 
 
-def test_the_mirrored_picture_is_a_second_variant(config: TokenizeConfig) -> None:
+def test_variants_are_the_picture_and_changed_ones(config: TokenizeConfig) -> None:
     tokenize(config)
-    both = dataclasses.replace(config, directory=config.directory + "_both", horizontal_flip=True)
-    tokenize(both)
+    flips = AugmentationConfig(horizontal_flip=True)
+    several = dataclasses.replace(
+        config, directory=config.directory + "_several", variants=6, augmentation=flips
+    )
+    tokenize(several)
     tower = load_tower(config.tower_directory)
-    plain, flipped, source = (
-        list(read_shards(Path(root) / "test")) for root in (config.directory, both.directory, config.data)
+    plain, varied, source = (
+        list(read_shards(Path(root) / "test")) for root in (config.directory, several.directory, config.data)
     )
     mirrored = to_tensor(np.stack([image_field(fields)[:, ::-1] for _, fields in source]))
-    for (_, one), (_, two), codes in zip(plain, flipped, tower.encode(mirrored), strict=True):
-        stack = codes_field(two, tower.codebook_size)
-        assert stack.shape == (2, *tower.grid, tower.depth)
-        assert (stack[0] == codes_field(one, tower.codebook_size)[0]).all()
-        assert torch.equal(torch.from_numpy(stack[1].astype(np.int64)), codes)
-    before = dataset_info(Path(both.directory) / "test")
-    tokenize(dataclasses.replace(both, horizontal_flip=False))  # another setting writes anew
-    assert dataset_info(Path(both.directory) / "test").fingerprint != before.fingerprint
+    seen = set()
+    for (_, one), (_, many), codes in zip(plain, varied, tower.encode(mirrored).numpy(), strict=True):
+        stack = codes_field(many, tower.codebook_size)
+        assert stack.shape == (6, *tower.grid, tower.depth)
+        original = codes_field(one, tower.codebook_size)[0]
+        assert (stack[0] == original).all()
+        for version in stack[1:]:
+            flipped = bool((version == codes).all())
+            assert flipped or (version == original).all()
+            seen.add(flipped)
+    assert seen == {True, False}
+    before = dataset_info(Path(several.directory) / "test")
+    tokenize(dataclasses.replace(several, variants=5))  # another setting writes anew
+    assert dataset_info(Path(several.directory) / "test").fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("variants", "flip", "complaint"),
+    [(0, False, "at least 1"), (2, False, "augmentation changes nothing"), (1, True, "set variants to 2")],
+)
+def test_variants_that_make_no_sense_are_refused(
+    config: TokenizeConfig, variants: int, flip: bool, complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        tokenize(
+            dataclasses.replace(
+                config, variants=variants, augmentation=AugmentationConfig(horizontal_flip=flip)
+            )
+        )
+    assert not Path(config.directory).exists()
 
 
 def test_a_second_time_it_does_nothing(config: TokenizeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vilau_common import distributed
+from vilau_common.data.augmentation import AugmentationConfig, augmented
 from vilau_common.data.encoder import BadSample, SampleEncoder
 from vilau_common.data.fields import image_field, json_field, text_list
 from vilau_common.data.loader import Loader, LoaderConfig, build_loader
@@ -29,15 +30,14 @@ class CaptionDataConfig:
 
     directory: a prepared data set with train/ and test/. image_size: pixels a side. random_caption: any of a
     sample's captions, not its first. hard_negatives: of the sample's `negatives` (captions that are almost, but
-    not, true of it), so many stand beside its caption in the contrastive loss. horizontal_flip: mirror half of the
-    pictures; for captions that say nothing of left and right.
+    not, true of it), so many stand beside its caption in the contrastive loss. augmentation: of every picture.
     """
 
     directory: str
     image_size: int = 256
     random_caption: bool = False
     hard_negatives: int = 0
-    horizontal_flip: bool = False
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     loader: LoaderConfig
 
 
@@ -76,9 +76,7 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
     ) -> CaptionedSample:
         record = json_field(fields)
         captions = text_list(record, "captions")
-        image = square_image(fields, self.config.image_size)
-        if self.config.horizontal_flip and rng.random() < 0.5:
-            image = image[:, ::-1]
+        image = augmented(square_image(fields, self.config.image_size), self.config.augmentation, rng)
         caption = captions[rng.integers(len(captions))] if self.config.random_caption else captions[0]
         negatives: list[str] = []
         if self.config.hard_negatives:

@@ -7,21 +7,23 @@ Their `dataset.json` names the tower that made them by its fingerprint.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from vilau_common.data.augmentation import AugmentationConfig, augmented
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, json_field
 from vilau_common.data.prepare import is_prepared
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
 from vilau_common.errors import UserError
 from vilau_common.fingerprint import weights_fingerprint
-from vilau_common.images import to_tensor
+from vilau_common.images import Picture, to_tensor
 from vilau_common.training.progress import TrainingProgress
 from vilau_vision_tower.data import square_image
 from vilau_vision_tower.tower import VisionTower, load_tower
@@ -34,17 +36,33 @@ LARGEST_CODEBOOK = 2**16
 class TokenizeConfig:
     """tower_directory: the tower's run; data: the prepared data set; directory: where the code shards go.
 
-    horizontal_flip: the mirrored picture is a second variant; for texts that say nothing of left and right.
+    variants: codes of so many versions of each picture, the picture as it is and others changed by `augmentation`;
+    training draws one of them each time.
     """
 
     tower_directory: str
     data: str
     directory: str
     splits: list[str] = field(default_factory=lambda: ["train"])
-    horizontal_flip: bool = False
+    variants: int = 1
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     batch_size: int = 256
     samples_per_shard: int = 10_000
     max_bad_share: float = 0.01
+
+    def validate(self) -> None:
+        """Raises UserError for variants that would not differ, or an augmentation that would not be used."""
+        if self.variants < 1:
+            raise UserError(f"variants is {self.variants}; a picture has at least 1")
+        if self.variants > 1 and not self.augmentation.any():
+            raise UserError(
+                f"variants is {self.variants}, but augmentation changes nothing: set augmentation.horizontal_flip or "
+                "augmentation.move, or variants=1"
+            )
+        if self.variants == 1 and self.augmentation.any():
+            raise UserError(
+                "augmentation is set, but the one variant is the picture as it is: set variants to 2 or more"
+            )
 
 
 def tower_fingerprint(directory: str | Path) -> str:
@@ -60,12 +78,13 @@ def tower_fingerprint(directory: str | Path) -> str:
 
 def tokenize(config: TokenizeConfig) -> None:
     """Write code shards of every split that is not there yet. Raises UserError for a missing tower or data set."""
+    config.validate()
     tower: VisionTower | None = None
     fingerprint = tower_fingerprint(config.tower_directory)
     for split in config.splits:
         source = dataset_info(Path(config.data) / split)
         info: dict[str, Any] = {"data": source.fingerprint, "tower": fingerprint, "split": split}
-        info["horizontal_flip"] = config.horizontal_flip
+        info |= {"variants": config.variants, "augmentation": asdict(config.augmentation)}
         target = Path(config.directory) / split
         if is_prepared(target, info):
             continue
@@ -84,9 +103,8 @@ def _tokenize_split(
     with ShardWriter(target, info, samples_per_shard=config.samples_per_shard) as writer:
         with TrainingProgress("tokenize", total, "images", visible=True) as progress:
             for batch in _batches(source, config.batch_size, tower.image_size, bad):
-                images = to_tensor(np.stack([image for _, image, _ in batch])).to(tower.device)
-                variants = [images, images.flip(-1)] if config.horizontal_flip else [images]
-                codes = torch.stack([tower.encode(variant) for variant in variants], dim=1)
+                versions = np.stack([_variants(key, image, config) for key, image, _ in batch], axis=1)
+                codes = torch.stack([tower.encode(to_tensor(v).to(tower.device)) for v in versions], dim=1)
                 stacks = codes.cpu().numpy().astype(np.uint16)
                 for (key, _, record), stack in zip(batch, stacks, strict=True):
                     writer.write(key, {CODES_FIELD: _npy(stack), JSON_FIELD: record})
@@ -100,6 +118,13 @@ def _tokenize_split(
         print(
             f"tokenize: {len(bad)} of {total} samples of {source} are bad and left out; the first: {bad[0]}"
         )
+
+
+def _variants(key: str, image: Picture, config: TokenizeConfig) -> Picture:
+    """uint8 [H, W, 3] -> uint8 [V, H, W, 3]; a sample's key fixes how it is changed."""
+    rng = np.random.default_rng(zlib.crc32(key.encode()))
+    changed = [augmented(image, config.augmentation, rng) for _ in range(config.variants - 1)]
+    return np.stack([image, *changed])
 
 
 def _batches(

@@ -42,6 +42,16 @@ def test_first_caption_says_all_and_every_caption_is_true(
             assert scenes_world.true_of(required, scene_of(sample)), caption
 
 
+def test_every_picture_has_partial_captions_that_name_every_object(scenes_samples: Samples) -> None:
+    for sample in scenes_samples["train"][:300]:
+        partial = sample.captions[1:]
+        assert len(partial) >= 2
+        for caption in partial:
+            required = parse(caption)
+            assert required is not None and parse_full(caption) is None
+            assert len(required) == len(scene_of(sample).objects), caption
+
+
 def test_full_captions_have_several_wordings() -> None:
     scene = Scene((RED_CIRCLE, BLUE_SQUARE))
     captions = {full_caption(scene, random.Random(seed)) for seed in range(100)}
