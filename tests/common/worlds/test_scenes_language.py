@@ -42,10 +42,10 @@ def test_first_caption_says_all_and_every_caption_is_true(
             assert scenes_world.true_of(required, scene_of(sample)), caption
 
 
-def test_every_picture_has_partial_captions_that_name_every_object(scenes_samples: Samples) -> None:
+def test_one_or_two_objects_have_partial_captions_that_name_them_all(scenes_samples: Samples) -> None:
     for sample in scenes_samples["train"][:300]:
         partial = sample.captions[1:]
-        assert len(partial) >= 2
+        assert len(partial) >= 2 or len(scene_of(sample).objects) == 3
         for caption in partial:
             required = parse(caption)
             assert required is not None and parse_full(caption) is None

@@ -25,7 +25,7 @@ from vilau_common.errors import UserError
 from vilau_common.training.progress import TrainingProgress
 
 # Part of what makes two preparations equal: raise it when the same settings give other samples than before.
-PREPARATION = 3
+PREPARATION = 4
 
 TEXT_TOKENIZER = "tokenizer"
 

@@ -45,11 +45,10 @@ def full_caption(scene: Scene, rng: random.Random, in_reading_order: bool = Fals
 def captions(scene: Scene, rng: random.Random) -> list[str]:
     """A full caption, and partial ones of different kinds, as far as there are kinds that apply.
 
-    Full ones are learned soon; most of drawing's lessons are in what partial ones leave open. GenEval's kinds name
-    at most two objects; pictures with three take "two" and "binding" with one object more.
+    Full ones are learned soon, and pictures of three objects have hardly any others; most of drawing's lessons are in
+    what partial ones leave open.
     """
     kinds = [kind for kind in KINDS if kind_applies(kind, scene)]
-    kinds += ["two", "binding"] if len(scene.objects) > 2 else []
     rng.shuffle(kinds)
     partial = [partial_caption(kind, scene, rng) for kind in kinds[:PARTIAL_CAPTIONS]]
     return list(dict.fromkeys([full_caption(scene, rng), *partial]))
@@ -70,10 +69,7 @@ def kind_applies(kind: str, scene: Scene) -> bool:
 
 
 def partial_caption(kind: str, scene: Scene, rng: random.Random) -> str:
-    """A caption of the kind that is true of the scene and mentions every object.
-
-    The scene is one that the kind applies to; "two" and "binding" can name more than two objects.
-    """
+    """A caption of the kind that is true of the scene and mentions every object; see `kind_applies`."""
     prefix = rng.choice(("there is ", "a picture of ")) if rng.random() < PREFIX_SHARE else ""
     objects = list(scene.objects)
     rng.shuffle(objects)
