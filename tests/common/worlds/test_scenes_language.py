@@ -169,10 +169,12 @@ def test_answers_are_right(scenes_samples: Samples) -> None:
                 assert question.answer == answer(question, scene_of(sample)), (question, sample.scene)
 
 
-def test_question_kinds_and_yes_no_are_balanced(scenes_samples: Samples) -> None:
-    questions = [question for sample in scenes_samples["train"] for question in sample.questions]
+@pytest.mark.parametrize("split", ["train", "test_held_out"])
+def test_question_kinds_and_yes_no_are_balanced(scenes_samples: Samples, split: str) -> None:
+    """The first eight of a training picture, all of a test picture."""
+    questions = [question for sample in scenes_samples[split] for question in sample.questions[:8]]
     kinds = Counter(question.kind for question in questions)
-    assert len(questions) == 8 * len(scenes_samples["train"])
+    assert len(questions) == 8 * len(scenes_samples[split])
     assert set(kinds) == {"count", "colour", "shape", "size", "place", "exists", "relation", "what_at"}
     assert min(kinds.values()) > 0.05 * len(questions)
     answers: dict[str, Counter[str]] = defaultdict(Counter)
@@ -181,6 +183,18 @@ def test_question_kinds_and_yes_no_are_balanced(scenes_samples: Samples) -> None
     for kind in ("exists", "relation"):
         assert abs(answers[kind]["yes"] / answers[kind].total() - 0.5) < 0.05
     assert 0.3 < answers["what_at"]["nothing"] / answers["what_at"].total() < 0.6
+
+
+def test_training_pictures_have_more_relation_questions(scenes_samples: Samples) -> None:
+    assert all(len(sample.questions) == 8 for sample in scenes_samples["test_held_out"])
+    added = 0
+    for sample in scenes_samples["train"]:
+        more = sample.questions[8:]
+        assert {question.kind for question in more} <= {"relation"}
+        assert len({question.question for question in sample.questions}) == len(sample.questions)
+        assert not more or len(scene_of(sample).objects) > 1
+        added += len(more)
+    assert added > 2 * len(scenes_samples["train"])  # two pictures of three have several objects
 
 
 def test_statements_hold_no_known_falsehood(scenes_samples: Samples) -> None:

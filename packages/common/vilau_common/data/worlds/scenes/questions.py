@@ -26,6 +26,8 @@ from vilau_common.data.worlds.scenes.words import (
 
 QUESTIONS = 8  # a picture: one of each kind, kinds that do not apply replaced by others
 PRESENT_SHARE = 0.7  # of counted attributes taken from the scene, not at random
+# More relation questions of a training picture: two objects to find and two places to compare are learned last.
+TRAINING_RELATIONS = 4
 COLOR_SHARE = 0.25  # of colour questions spelt "color"
 NOTHING = "nothing"
 Pairs = frozenset[tuple[str, str]]
@@ -36,8 +38,8 @@ _ATTRIBUTE_SETS = tuple(
 )  # what an object may be called by, with the function that takes these values from it
 
 
-def questions(scene: Scene, rng: random.Random, avoided: Pairs) -> list[Question]:
-    """`QUESTIONS` different questions of balanced kinds, in random order.
+def questions(scene: Scene, rng: random.Random, avoided: Pairs, more_relations: int = 0) -> list[Question]:
+    """`QUESTIONS` different questions of balanced kinds, in random order, then up to `more_relations` others.
 
     None names an `avoided` (colour, shape) combination that the scene does not hold: combinations held out of
     training would otherwise be learned as what is never there.
@@ -52,6 +54,11 @@ def questions(scene: Scene, rng: random.Random, avoided: Pairs) -> list[Question
             break
     result = list(found.values())
     rng.shuffle(result)
+    for _ in range(more_relations):
+        made = _relation(scene, rng, avoided)
+        if made is not None and made[0] not in found:
+            found[made[0]] = Question(question=made[0], answer=made[1], kind="relation")
+            result.append(found[made[0]])
     return result
 
 

@@ -22,7 +22,7 @@ from vilau_common.data.worlds.scenes.captions import (
 from vilau_common.data.worlds.scenes.config import ScenesConfig
 from vilau_common.data.worlds.scenes.drawing import Placement, draw
 from vilau_common.data.worlds.scenes.grammar import parse, parse_full, substitutions
-from vilau_common.data.worlds.scenes.questions import questions
+from vilau_common.data.worlds.scenes.questions import TRAINING_RELATIONS, questions
 from vilau_common.data.worlds.scenes.splits import HELD_OUT, TEST, TRAIN, sample_placement, sample_scene
 from vilau_common.data.worlds.scenes.statements import statements
 from vilau_common.data.worlds.scenes.verifier import ScenesVerifier
@@ -128,6 +128,7 @@ class ScenesWorld(World):
     def _samples(self, split: str, count: int) -> Iterator[WorldSample]:
         """Samples 0..count-1; each depends on seed, split and its index alone."""
         avoided = self._held_out if split != HELD_OUT else frozenset()
+        more_relations = TRAINING_RELATIONS if split == TRAIN else 0
         for start in range(0, count, DRAWN_AT_ONCE):
             indices = range(start, min(start + DRAWN_AT_ONCE, count))
             sources = [random.Random(f"{self.name}/{self.config.seed}/{split}/{index}") for index in indices]
@@ -142,7 +143,7 @@ class ScenesWorld(World):
                     key=f"{split}_{index:06d}",
                     image=image,
                     captions=captions(scene, rng),
-                    questions=questions(scene, rng, avoided),
+                    questions=questions(scene, rng, avoided, more_relations),
                     scene=scene,
                     texts=statements(rng, avoided),
                     description=full_caption(scene, rng, in_reading_order=True),
