@@ -58,6 +58,8 @@ Progress = Callable[[str, int], None]
 
 _SAMPLES_BETWEEN_CALLS = 100
 
+_REDRAWS = 100  # of the bar over a source's pictures
+
 # The text tokenizer sees so many: more change nothing in it, and would not fit into memory.
 _TEXTS_FOR_TOKENIZER = 2_000_000
 
@@ -148,11 +150,12 @@ def _write_pictures(config: PrepareConfig, settings: PicturesConfig) -> Path:
     """Write the splits of pictures with captions; the training split's directory."""
     source, directory = build_source(settings), Path(config.directory)
     with TrainingProgress("prepare", source.size(), source.unit, visible=True) as bar:
-        shown = 0
+        size, shown = source.size(), 0
+        step = max(1, size // _REDRAWS)
 
         def show(position: int) -> None:
             nonlocal shown
-            if position - shown >= _SAMPLES_BETWEEN_CALLS or position == source.size() or source.unit != "images":
+            if position - shown >= step:
                 bar.advance(position, position - shown, None)
                 shown = position
 

@@ -86,9 +86,9 @@ class WebDatasetSource(PictureSource):
         return len(self._read())
 
     def pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
-        for number, (tar, split) in enumerate(self._read(), start=1):
+        for finished, (tar, split) in enumerate(self._read()):
             for key, fields in tar_samples(tar):
-                yield number, self._picture(f"{tar.stem}/{key}", fields, split)
+                yield finished, self._picture(f"{tar.stem}/{key}", fields, split)
 
     def _read(self) -> list[tuple[Path, str | None]]:
         """The tars to read, each with the split of all its pictures, or None where each has its own."""

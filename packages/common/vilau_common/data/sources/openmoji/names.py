@@ -50,8 +50,8 @@ class Emoji:
         """The first says everything."""
         whole = f"flag of {self.name}" if self.is_flag else self.name
         plain = f"flag of {self.plain_name}" if self.is_flag else self.plain_name
-        said = [whole, f"a drawing of {plain}", f"emoji: {whole}", *self.aliases]
-        return list(dict.fromkeys(said))
+        aliases = [alias for alias in self.aliases if alias.lower() != whole.lower()]
+        return [whole, f"a drawing of {plain}", f"emoji: {whole}", *aliases]
 
 
 def known_emoji(codes: list[str]) -> list[Emoji]:
