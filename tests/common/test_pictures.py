@@ -133,7 +133,9 @@ def test_damaged_files_are_told(content: bytes, reason: str) -> None:
 @pytest.mark.parametrize("side", [8_193, 10_000, 60_000])
 def test_a_bomb_is_refused_unopened(side: int) -> None:
     def chunk(name: bytes, content: bytes) -> bytes:
-        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+        return (
+            len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+        )
 
     assert side * side > LARGEST_PICTURE
     header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])

@@ -206,7 +206,9 @@ def test_codes_tell_the_tower_that_reads_them(config: TokenizeConfig) -> None:
         ({"fingerprint": "0" * 16, "depth": 9}, f"D {tower.depth}, not 9"),
         ({"fingerprint": "0" * 16, "grid": (9, 9)}, r"grid \[4, 4\], not \[9, 9\]"),
     ):
-        with pytest.raises(UserError, match=rf"tower {origin.fingerprint}, but .* tower is 0{{16}} \({told}\)"):
+        with pytest.raises(
+            UserError, match=rf"tower {origin.fingerprint}, but .* tower is 0{{16}} \({told}\)"
+        ):
             dataclasses.replace(origin, **change).check(directory, info)
     with pytest.raises(UserError, match="holds no codes .*; `vilau tokenize` makes codes"):
         origin.check(directory, {"world": "scenes"})

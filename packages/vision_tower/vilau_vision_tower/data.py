@@ -91,7 +91,9 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
         caption = captions[rng.integers(len(captions))] if self.config.random_caption else captions[0]
         negatives: list[str] = []
         if self.config.hard_negatives:
-            negatives = list(rng.choice(text_list(json_field(fields), "negatives"), self.config.hard_negatives))
+            negatives = list(
+                rng.choice(text_list(json_field(fields), "negatives"), self.config.hard_negatives)
+            )
         return CaptionedSample(image, caption, negatives)
 
     def collate(self, rows: Sequence[CaptionedSample]) -> CaptionedBatch:

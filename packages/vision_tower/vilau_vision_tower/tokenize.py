@@ -106,7 +106,7 @@ class CodesOrigin:
         made_by = info.get("tower")
         if made_by is None:
             raise UserError(
-                f"{directory} holds no codes (its dataset.json names no tower); `vilau tokenize` makes codes of pictures"
+                f"{directory} holds no codes (its dataset.json names no tower); `vilau tokenize` makes codes"
             )
         own = self.to_info()
         shape = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vilau_common.data.fields import image_field, json_field
-from vilau_common.data.prepare import encode_png, prepare_world
+from vilau_common.data.prepare import prepare_world
 from vilau_common.data.shards import dataset_info, read_shards
 from vilau_common.data.worlds.base import World, WorldConfig
 from vilau_common.data.worlds.scene import Question, Scene, SceneObject, WorldSample

@@ -205,5 +205,3 @@ def is_prepared(directory: Path, info: Mapping[str, Any]) -> bool:
         return dataset_info(directory).info == dict(info)
     except UserError:
         return False
-
-

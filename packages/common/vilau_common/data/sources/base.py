@@ -96,9 +96,7 @@ def listing_fingerprint(root: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         state = file.stat()
-        digest.update(
-            f"{file.relative_to(root).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode()
-        )
+        digest.update(f"{file.relative_to(root).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 

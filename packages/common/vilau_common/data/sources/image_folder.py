@@ -1,11 +1,11 @@
 """A folder of pictures, subfolders included, with captions in one of these ways:
 
-    captions.jsonl   one object a line: {"file_name": "a/b.jpg", "text": "…"}; also as metadata.jsonl, the name that
-                     Hugging Face's imagefolder gives it. `file` may stand for file_name; `caption`, or a list
-                     `captions`, for text. A file may occur several times.
-    captions.csv     the same as columns (also metadata.csv)
-    NAME.txt         beside NAME.jpg, one caption a line
-    class folders    with `class_templates`: the name of the first subfolder says what its pictures show
+captions.jsonl   one object a line: {"file_name": "a/b.jpg", "text": "…"}; also as metadata.jsonl, the name that
+                 Hugging Face's imagefolder gives it. `file` may stand for file_name; `caption`, or a list
+                 `captions`, for text. A file may occur several times.
+captions.csv     the same as columns (also metadata.csv)
+NAME.txt         beside NAME.jpg, one caption a line
+class folders    with `class_templates`: the name of the first subfolder says what its pictures show
 """
 
 from __future__ import annotations

@@ -11,14 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vilau_common import atomic
 from vilau_common.data.energon_index import write_index
 from vilau_common.data.shards import CAPTION_KEY, DATASET_FILE, DatasetInfo, dataset_info
 from vilau_common.errors import UserError
 
-_OFFSET_BYTES = np.dtype(np.uint64).itemsize
+_OFFSET_BYTES = 8  # of an entry of Megatron-Energon's index
 
 
 def link_tars(tars: list[Path], directory: Path, info: dict[str, Any], caption_key: str) -> None:

@@ -1,6 +1,6 @@
 """Tars of pictures with captions as img2dataset writes them (COYO, LAION, DataComp), and WebDatasets like them.
 
-    <folder>/00000.tar …   KEY.jpg, KEY.txt (the caption) and KEY.json (all that the list of pictures told), side by side
+    <folder>/00000.tar …   KEY.jpg, KEY.txt (the caption) and KEY.json (whatever the list of pictures told)
 
 Everything is read once and written as data sets of ours, picture files as they are. Where it is too much to be written
 again, `rewrite=false` leaves the training tars where they are (`sources.linked`).
@@ -39,8 +39,8 @@ class WebDatasetConfig(PicturesConfig):
     """Tars of img2dataset's form.
 
     folder: where the tars are, subfolders included; test_folder: tars of test pictures, where they stand apart (then
-    test_share is not used). caption_key: `txt` takes the text file, anything else that key of the JSON (a text or a list
-    of texts). rewrite: false trains from the tars as they are; then whole tars are set apart for the test.
+    test_share is not used). caption_key: `txt` takes the text file, anything else that key of the JSON (a text or a
+    list of texts). rewrite: false trains from the tars as they are; then whole tars are set apart for the test.
     """
 
     folder: str | None = None
@@ -97,9 +97,7 @@ class WebDatasetSource(PictureSource):
             return test
         return [*((tar, TRAIN if test else None) for tar in self.tars), *test]
 
-    def _picture(
-        self, key: str, fields: dict[str, bytes], split: str | None
-    ) -> CaptionedPicture | Unusable:
+    def _picture(self, key: str, fields: dict[str, bytes], split: str | None) -> CaptionedPicture | Unusable:
         field = next((field for field in IMAGE_FIELDS if field in fields), None)
         if field is None:
             return Unusable(key, f"no picture among {', '.join(sorted(fields))}")
@@ -129,7 +127,8 @@ def find_tars(folder: Path) -> list[Path]:
 
 def tar_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, field -> content) of every sample of a tar. Raises UserError where it is damaged."""
-    current, fields = None, {}
+    current: str | None = None
+    fields: dict[str, bytes] = {}
     try:
         with tar.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for name, content in tar_members(data):

@@ -38,9 +38,7 @@ def prepare_pictures(
     seen = 0
     with ExitStack() as stack:
         writers = {
-            split: stack.enter_context(
-                ShardWriter(targets[split], info, samples_per_shard=samples_per_shard)
-            )
+            split: stack.enter_context(ShardWriter(targets[split], info, samples_per_shard=samples_per_shard))
             for split, info in infos.items()
         }
         for position, picture in source.pictures():
@@ -107,5 +105,3 @@ def _judge(source: PictureSource, unusable: list[Unusable], seen: int) -> None:
 def _told(unusable: list[Unusable]) -> str:
     first = "; ".join(f"{one.key}: {one.reason}" for one in unusable[:_UNUSABLE_TOLD])
     return first + ("; …" if len(unusable) > _UNUSABLE_TOLD else "")
-
-

