@@ -103,7 +103,7 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     assert result.metrics["psnr"] == [line for line in lines if "evaluate/psnr" in line][-1]["evaluate/psnr"]
 
     tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")
-    images = to_tensor(read_images(Path(config.data.directory) / "test"))
+    images = to_tensor(read_images(Path(config.data.directory) / "test", size=config.data.image_size))
     measured = psnr(images, tower.decode(tower.encode(images))).mean().item()
     assert result.metrics["psnr"] == pytest.approx(measured, rel=1e-4), (
         "of the averaged weights, on the test split"

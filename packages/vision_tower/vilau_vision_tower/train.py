@@ -61,7 +61,9 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
         )
     text_encoder = TextEncoder(clip.text_model, tokenizer)
     loader = caption_loader(config.data, tokenizer, text_encoder.length, config.seed, run.path)
-    test_images = read_images(Path(config.data.directory) / "test", TEST_PICTURES)
+    test_images = read_images(
+        Path(config.data.directory) / "test", TEST_PICTURES, size=config.data.image_size
+    )
     seed_everything(config.seed, distributed.rank())
     tower = VisionTower.from_clip(
         clip.vision_model,

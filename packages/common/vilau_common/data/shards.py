@@ -24,10 +24,12 @@ from types import TracebackType
 from typing import Any
 
 from vilau_common.atomic import begin_directory, commit_directory
+from vilau_common.data.fields import CAPTIONS
 from vilau_common.data.tar_members import split_member_name, tar_members
 from vilau_common.errors import UserError
 
 DATASET_FILE = "dataset.json"
+CAPTION_KEY = "caption_key"  # in `DatasetInfo.info`
 DEFAULT_HINT = "`vilau prepare` makes it"
 
 # A USTAR name holds 100 bytes; the key leaves room for its field.
@@ -45,6 +47,11 @@ class DatasetInfo:
     shards: dict[str, int]  # file name -> samples in it
     fields: list[str]  # the fields that occur, sorted
     info: dict[str, Any]  # whatever the maker of the data set wants to be known
+
+    @property
+    def caption_key(self) -> str:
+        """Where the samples have their captions, as `captions_field` takes it."""
+        return str(self.info.get(CAPTION_KEY, CAPTIONS))
 
 
 class ShardWriter:

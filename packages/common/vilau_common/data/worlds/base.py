@@ -12,6 +12,7 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
+from vilau_common.data.sources.base import SourceConfig
 from vilau_common.data.worlds.scene import (
     UNREADABLE,
     DrawingPrompt,
@@ -28,7 +29,7 @@ MAX_READ_OBJECTS = 9
 
 
 @dataclass(kw_only=True)
-class WorldConfig:
+class WorldConfig(SourceConfig):
     """What every world is configured by."""
 
     image_size: int = 32  # pixels a side; pictures are square
