@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_tower import DECODER, IMAGE_SIZE, adversarial_weights, stand_in_config
 from torch import Tensor
 
+from vilau_common.config import load_config
 from vilau_common.data.loader import LoaderConfig
 from vilau_common.errors import UserError
 from vilau_common.images import to_tensor
@@ -24,11 +25,12 @@ from vilau_common.training import checkpoint as checkpoints
 from vilau_vision_tower import train as train_module
 from vilau_vision_tower.clip import TextEncoder, load_clip
 from vilau_vision_tower.data import CaptionDataConfig, read_images
-from vilau_vision_tower.losses import PerceptualConfig, TowerLossConfig, psnr
+from vilau_vision_tower.discriminator import DiscriminatorConfig
+from vilau_vision_tower.losses import AdversarialConfig, PerceptualConfig, TowerLossConfig, psnr
 from vilau_vision_tower.quantizer import QuantizerConfig
 from vilau_vision_tower.task import TEXT_ENCODER, TowerTask
 from vilau_vision_tower.tower import load_tower
-from vilau_vision_tower.train import TowerConfig, TrainTowerConfig, train_tower
+from vilau_vision_tower.train import SCHEMA_GROUPS, TowerConfig, TrainTowerConfig, train_tower
 from vilau_vision_tower.train_clip import TrainClipConfig, train_clip
 
 STEPS = 4
@@ -118,6 +120,30 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     expected = TextEncoder(clip.text_model, tokenizer).embed(["a red circle"])
     torch.testing.assert_close(texts.embed(["a red circle"]), expected)
     assert list((Path(config.directory) / "samples").rglob("*.png"))
+
+
+def test_every_loss_is_configuration() -> None:
+    overrides = [
+        "loss={l1: 0.2, contrastive: 0.5, commitment: 0.1}",
+        "loss.perceptual={kind: clip, weight: 2.0, clip_layers: [2]}",
+        "loss.adversarial={weight: 0.75, start_step: 9, adaptive: true, discriminator: {layers: 2}}",
+        "+training.other_optimizers={discriminator: {learning_rate: 4e-5, betas: [0.5, 0.9]}}",
+    ]
+    config = load_config("train_tower", overrides, TrainTowerConfig, groups=SCHEMA_GROUPS)
+    assert config.loss == TowerLossConfig(
+        l1=0.2,
+        l2=4.0,  # the experiment's
+        contrastive=0.5,
+        commitment=0.1,
+        perceptual=PerceptualConfig(kind="clip", weight=2.0, clip_layers=[2]),
+        adversarial=AdversarialConfig(
+            weight=0.75, start_step=9, adaptive=True, discriminator=DiscriminatorConfig(layers=2)
+        ),
+    )
+    settings = config.training.optimizer_named("discriminator")
+    assert (settings.learning_rate, settings.betas) == (4e-5, (0.5, 0.9))
+    with pytest.raises(UserError, match="loss.perceptual.kind is 'vgg'; the choices are none, lpips, clip"):
+        load_config("train_tower", ["loss.perceptual.kind=vgg"], TrainTowerConfig, groups=SCHEMA_GROUPS)
 
 
 def test_a_finished_training_is_not_repeated(config: TrainTowerConfig) -> None:

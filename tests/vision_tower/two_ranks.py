@@ -113,6 +113,8 @@ def small_task(name: str, tokenizer: Path) -> Task:
             return ClipTask(clip, texts, ContrastiveConfig(kind=kind))
         tower = tiny_tower(clip, restart_below=0.0, code_dim=5)
         if kind == "adversarial":
+            # Two losses and the adaptive weight, whose backward passes all meet checkpointed layers.
+            tower.activation_checkpointing_enable()
             return tiny_task(tower, clip, texts, **adversarial_weights(start_step=1))
         return tiny_task(tower, clip, texts, kind=kind)
 
