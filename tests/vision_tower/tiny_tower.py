@@ -14,7 +14,14 @@ from vilau_vision_tower.clip import ClipEncoderConfig, ClipStandInConfig, TextEn
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.data import CaptionedBatch
 from vilau_vision_tower.decoder import DecoderConfig, TransformerDecoderConfig
-from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig
+from vilau_vision_tower.discriminator import DiscriminatorConfig
+from vilau_vision_tower.losses import (
+    AdversarialConfig,
+    ContrastiveConfig,
+    PerceptualConfig,
+    TowerLossConfig,
+    build_perceptual,
+)
 from vilau_vision_tower.quantizer import QuantizerConfig, ResidualQuantizer
 from vilau_vision_tower.task import TowerTask
 from vilau_vision_tower.tower import VisionTower
@@ -22,6 +29,7 @@ from vilau_vision_tower.tower import VisionTower
 IMAGE_SIZE, PATCH, GRID = 32, 8, (4, 4)
 WIDTH, TEXT_LENGTH = 16, 24
 DECODER = TransformerDecoderConfig(width=16, layers=1, heads=2)
+DISCRIMINATOR = DiscriminatorConfig(channels=4, layers=2, groups=2)
 
 
 def stand_in_config(text_length: int = TEXT_LENGTH) -> ClipStandInConfig:
@@ -54,15 +62,27 @@ def tiny_task(
     clip: SiglipModel,
     tokenizer: PreTrainedTokenizerFast,
     kind: str = "softmax",
-    **weights: float,
+    **weights: Any,
 ) -> TowerTask:
+    loss = TowerLossConfig(**weights)
     return TowerTask(
         tower,
         TextEncoder(clip.text_model, tokenizer),
         ContrastiveConfig(kind=kind),
-        TowerLossConfig(**weights),
+        loss,
         torch.randint(256, (4, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8).numpy(),
+        build_perceptual(loss.perceptual, clip.vision_model),
     )
+
+
+def adversarial_weights(start_step: int = 0, adaptive: bool = True) -> dict[str, Any]:
+    """Weights of `TowerLossConfig` with a discriminator and a perceptual distance."""
+    return {
+        "perceptual": PerceptualConfig(kind="clip", weight=0.6),
+        "adversarial": AdversarialConfig(
+            weight=0.4, start_step=start_step, adaptive=adaptive, discriminator=DISCRIMINATOR
+        ),
+    }
 
 
 def disturb(module: nn.Module) -> Any:

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from tiny_tower import BatchLoader, fill_codebooks, share_of, tiny_clip, tiny_task, tiny_tower
+from tiny_tower import (
+    BatchLoader,
+    adversarial_weights,
+    fill_codebooks,
+    share_of,
+    tiny_clip,
+    tiny_task,
+    tiny_tower,
+)
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -24,7 +32,7 @@ STEPS = 4
 NEGATIVES = (0, 3)
 KINDS = ("softmax", "sigmoid")
 # Names of the trainings that `small_task` knows.
-TRAININGS = ("tower softmax", "tower sigmoid", "clip softmax", "clip sigmoid")
+TRAININGS = ("tower softmax", "tower sigmoid", "tower adversarial", "clip softmax", "clip sigmoid")
 
 
 def child(rank: int, port: int, tokenizer: Path, path: Path) -> None:
@@ -103,7 +111,12 @@ def small_task(name: str, tokenizer: Path) -> Task:
         part, kind = name.split()
         if part == "clip":
             return ClipTask(clip, texts, ContrastiveConfig(kind=kind))
-        return tiny_task(tiny_tower(clip, restart_below=0.0, code_dim=5), clip, texts, kind=kind)
+        tower = tiny_tower(clip, restart_below=0.0, code_dim=5)
+        if kind == "adversarial":
+            # Two losses and the adaptive weight, whose backward passes all meet checkpointed layers.
+            tower.activation_checkpointing_enable()
+            return tiny_task(tower, clip, texts, **adversarial_weights(start_step=1))
+        return tiny_task(tower, clip, texts, kind=kind)
 
 
 def trained(name: str, rank: int, world: int, tokenizer: Path, path: Path) -> dict[str, Tensor]:

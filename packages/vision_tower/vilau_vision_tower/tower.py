@@ -42,6 +42,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
     config_class = VisionTowerConfig
     config: VisionTowerConfig
     main_input_name = "images"
+    supports_gradient_checkpointing = True  # of the encoder's layers and the decoder's blocks
     _no_split_modules = ["SiglipEncoderLayer"]
 
     def __init__(self, config: VisionTowerConfig) -> None:

@@ -15,7 +15,7 @@ from vilau_vision_tower.clip import TextEncoder, load_clip
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.data import CaptionDataConfig, caption_loader, read_images
 from vilau_vision_tower.decoder import ConvDecoderConfig, DecoderConfig, TransformerDecoderConfig
-from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig
+from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig, build_perceptual
 from vilau_vision_tower.quantizer import QuantizerConfig
 from vilau_vision_tower.task import TowerTask
 from vilau_vision_tower.tower import VisionTower
@@ -28,9 +28,13 @@ TEST_PICTURES = 256
 
 @dataclass(kw_only=True)
 class TowerConfig:
-    """clip: directory of the CLIP that the tower starts from (a run of `train-clip`, or a SigLIP directory)."""
+    """clip: directory of the CLIP that the tower starts from (a run of `train-clip`, or a SigLIP directory).
+
+    gradient_checkpointing: of encoder and decoder; less memory, one more forward pass, the same gradients.
+    """
 
     clip: str
+    gradient_checkpointing: bool = False
     quantizer: QuantizerConfig
     decoder: DecoderConfig
 
@@ -73,10 +77,14 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
             decoder=asdict(config.tower.decoder),
         ),
     )
+    if config.tower.gradient_checkpointing:
+        tower.activation_checkpointing_enable()
+    # The tower has a copy of CLIP's weights, so that these may stay as they are.
+    perceptual = build_perceptual(config.loss.perceptual, clip.vision_model)
+    task = TowerTask(tower, text_encoder, config.contrastive, config.loss, test_images, perceptual)
     # Last, so that a configuration that is refused does not take the directory.
     run.claim(
         {**config_to_dict(config), "clip_fingerprint": weights_fingerprint(clip_directory)},
-        ignore=["directory", "tower.clip", *operational_keys()],
+        ignore=["directory", "tower.clip", "tower.gradient_checkpointing", *operational_keys()],
     )
-    task = TowerTask(tower, text_encoder, config.contrastive, config.loss, test_images)
     return train(task, loader, config.training, run, stage="tower", seed=config.seed)
