@@ -57,7 +57,7 @@ requirements: $(STAMP)  ## pin every dependency anew in requirements.txt (ARGS=-
 demo: $(STAMP)  ## data, CLIP, tower, LM, evaluation, report: runs/demo (EXPERIMENT=scenes or easy_vqa)
 	@$(BIN)/vilau demo experiment=$(EXPERIMENT) $(ARGS)
 
-smoke: $(STAMP)  ## the whole line at toy size, in about two minutes
+smoke: $(STAMP)  ## the whole line at toy size, in about a minute
 	@$(BIN)/vilau demo experiment=smoke $(ARGS)
 
 # --- one stage -------------------------------------------------------------------------------------------------
