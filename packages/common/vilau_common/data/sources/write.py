@@ -10,7 +10,7 @@ from typing import Any
 
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import CAPTIONS, JSON_FIELD, image_field
-from vilau_common.data.shards import ShardWriter, dataset_info
+from vilau_common.data.shards import ShardWriter, is_prepared
 from vilau_common.data.sources.base import TRAIN, CaptionedPicture, PictureSource, Unusable
 from vilau_common.errors import UserError
 
@@ -32,7 +32,7 @@ def prepare_pictures(
     """
     infos = {split: split_info(source, split) for split in source.splits}
     targets = {split: directory / split for split in source.splits}
-    if all(_is_prepared(targets[split], info) for split, info in infos.items()):
+    if all(is_prepared(targets[split], info) for split, info in infos.items()):
         return targets
     unusable: list[Unusable] = []
     seen = 0
@@ -69,13 +69,6 @@ def split_info(source: PictureSource, split: str) -> dict[str, Any]:
             {"source": source.name, "split": split, "settings": source.identity(), "preparation": PREPARATION}
         )
     )
-
-
-def _is_prepared(directory: Path, info: dict[str, Any]) -> bool:
-    try:
-        return dataset_info(directory).info == info
-    except UserError:
-        return False
 
 
 def _checked(picture: CaptionedPicture) -> CaptionedPicture | Unusable:
