@@ -74,7 +74,7 @@ def split_info(source: PictureSource, split: str) -> dict[str, Any]:
 def _checked(picture: CaptionedPicture) -> CaptionedPicture | Unusable:
     if picture.split != TRAIN:
         try:
-            image_field({picture.field: picture.image})
+            image_field({picture.ending: picture.image})
         except BadSample as error:
             return Unusable(picture.key, str(error))
     return picture
@@ -84,7 +84,7 @@ def _write(writer: ShardWriter, picture: CaptionedPicture) -> None:
     record = {CAPTIONS: picture.captions, "questions": [], "scene": None, "texts": [], "key": picture.key}
     content = json.dumps({**record, **picture.more}, ensure_ascii=False).encode()
     # A source's own keys may hold anything, and repeat.
-    writer.write(f"{writer.samples:09d}", {picture.field: picture.image, JSON_FIELD: content})
+    writer.write(f"{writer.samples:09d}", {picture.ending: picture.image, JSON_FIELD: content})
 
 
 def _judge(source: PictureSource, unusable: list[Unusable], seen: int) -> None:
