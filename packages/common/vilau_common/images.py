@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from vilau_common.errors import UserError
-from vilau_common.pictures import Picture, PictureError, centre_square, read_picture
+from vilau_common.pictures import Picture as Picture  # used beside the functions here
+from vilau_common.pictures import PictureError, centre_square, read_picture
 
 # The smallest side at which a small picture is shown: below that a person sees a smudge.
 SHOWN_SIDE = 96

@@ -101,7 +101,7 @@ def random_square(picture: Picture, size: int, smallest_share: float, rng: np.ra
     height, width = picture.shape[:2]
     for _ in range(_CROP_ATTEMPTS):
         area = rng.uniform(smallest_share, 1.0) * height * width
-        aspect = math.exp(rng.uniform(*map(math.log, ASPECT_RATIOS)))
+        aspect = math.exp(rng.uniform(math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1])))
         across, down = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < across <= width and 0 < down <= height:
             top, left = rng.integers(height - down + 1), rng.integers(width - across + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ from typing import Any
 from vilau_common import atomic
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import JSON_FIELD, captions_field, json_field
-from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
+from vilau_common.data.shards import ShardWriter, dataset_info, is_prepared, read_shards
 from vilau_common.data.sources.base import TRAIN, PicturesConfig, SourceConfig
 from vilau_common.data.sources.linked import link_tars
 from vilau_common.data.sources.registry import SOURCE_CONFIGS, build_source
@@ -24,7 +24,6 @@ from vilau_common.data.sources.write import prepare_pictures, split_info
 from vilau_common.data.text_tokenizer import check_sizes, train_text_tokenizer
 from vilau_common.data.worlds.base import World, WorldConfig
 from vilau_common.data.worlds.registry import build_world
-from vilau_common.errors import UserError
 from vilau_common.pictures import encode_png
 from vilau_common.training.progress import TrainingProgress
 
@@ -197,11 +196,3 @@ def _texts(split: Path) -> Iterator[str]:
         for question in record.get("questions", []):
             yield question["question"]
             yield question["answer"]
-
-
-def is_prepared(directory: Path, info: Mapping[str, Any]) -> bool:
-    """Whether `directory` holds a whole data set that was written with this `info`."""
-    try:
-        return dataset_info(directory).info == dict(info)
-    except UserError:
-        return False

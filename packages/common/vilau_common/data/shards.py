@@ -161,6 +161,14 @@ def dataset_info(directory: Path | str, *, hint: str = DEFAULT_HINT) -> DatasetI
         raise UserError(f"{path} cannot be read ({error}); prepare the data set again: {hint}") from None
 
 
+def is_prepared(directory: Path | str, info: Mapping[str, Any]) -> bool:
+    """Whether `directory` holds a whole data set that was written with this `info`."""
+    try:
+        return dataset_info(directory).info == dict(info)
+    except UserError:
+        return False
+
+
 def read_shards(directory: Path | str, *, hint: str = DEFAULT_HINT) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, field -> content) of every sample once, in the order in which they were written.
 

@@ -45,7 +45,7 @@ class CaptionedPicture:
 
     split: str
     key: str  # the source's own name of it, of any form
-    field: str  # one of IMAGE_FIELDS
+    ending: str  # of the file, one of IMAGE_FIELDS
     image: bytes
     captions: list[str]  # at least one
     more: dict[str, Any] = field(default_factory=dict)  # JSON values, kept with it

@@ -13,8 +13,7 @@ from typing import Any
 
 from vilau_common import atomic
 from vilau_common.data.energon_index import write_index
-from vilau_common.data.shards import CAPTION_KEY, DATASET_FILE, DatasetInfo, dataset_info
-from vilau_common.errors import UserError
+from vilau_common.data.shards import CAPTION_KEY, DATASET_FILE, DatasetInfo, is_prepared
 
 _OFFSET_BYTES = 8  # of an entry of Megatron-Energon's index
 
@@ -22,11 +21,8 @@ _OFFSET_BYTES = 8  # of an entry of Megatron-Energon's index
 def link_tars(tars: list[Path], directory: Path, info: dict[str, Any], caption_key: str) -> None:
     """Make `directory` a data set of the samples of `tars`. A standing one with this `info` is left alone."""
     info = {**info, CAPTION_KEY: caption_key}
-    try:
-        if dataset_info(directory).info == info:
-            return
-    except UserError:
-        pass  # not prepared, or half
+    if is_prepared(directory, info):
+        return
     with atomic.new_directory(directory) as unfinished:
         names = [f"{number:05d}.tar" for number in range(len(tars))]
         for name, tar in zip(names, tars, strict=True):

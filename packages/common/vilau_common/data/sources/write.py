@@ -10,7 +10,7 @@ from typing import Any
 
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import CAPTIONS, JSON_FIELD, image_field
-from vilau_common.data.shards import ShardWriter, dataset_info
+from vilau_common.data.shards import ShardWriter, is_prepared
 from vilau_common.data.sources.base import TRAIN, CaptionedPicture, PictureSource, Unusable
 from vilau_common.errors import UserError
 
@@ -32,7 +32,7 @@ def prepare_pictures(
     """
     infos = {split: split_info(source, split) for split in source.splits}
     targets = {split: directory / split for split in source.splits}
-    if all(_is_prepared(targets[split], info) for split, info in infos.items()):
+    if all(is_prepared(targets[split], info) for split, info in infos.items()):
         return targets
     unusable: list[Unusable] = []
     seen = 0
@@ -71,17 +71,10 @@ def split_info(source: PictureSource, split: str) -> dict[str, Any]:
     )
 
 
-def _is_prepared(directory: Path, info: dict[str, Any]) -> bool:
-    try:
-        return dataset_info(directory).info == info
-    except UserError:
-        return False
-
-
 def _checked(picture: CaptionedPicture) -> CaptionedPicture | Unusable:
     if picture.split != TRAIN:
         try:
-            image_field({picture.field: picture.image})
+            image_field({picture.ending: picture.image})
         except BadSample as error:
             return Unusable(picture.key, str(error))
     return picture
@@ -91,7 +84,7 @@ def _write(writer: ShardWriter, picture: CaptionedPicture) -> None:
     record = {CAPTIONS: picture.captions, "questions": [], "scene": None, "texts": [], "key": picture.key}
     content = json.dumps({**record, **picture.more}, ensure_ascii=False).encode()
     # A source's own keys may hold anything, and repeat.
-    writer.write(f"{writer.samples:09d}", {picture.field: picture.image, JSON_FIELD: content})
+    writer.write(f"{writer.samples:09d}", {picture.ending: picture.image, JSON_FIELD: content})
 
 
 def _judge(source: PictureSource, unusable: list[Unusable], seen: int) -> None:

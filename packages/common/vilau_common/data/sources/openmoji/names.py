@@ -18,7 +18,9 @@ _FLAG_TAGS = range(0xE0020, 0xE007F + 1)  # spell the flags of Scotland and the 
 _TONES = range(0x1F3FB, 0x1F3FF + 1)
 
 # Who does it. "And" joins only those.
-_PEOPLE = frozenset(["man", "men", "woman", "women", "person", "people", "boy", "girl", "child", "adult", "and"])
+_PEOPLE = frozenset(
+    ["man", "men", "woman", "women", "person", "people", "boy", "girl", "child", "adult", "and"]
+)
 # Where Unicode has a word of its own for each gender.
 _SAME = {
     "merman": "merperson",
