@@ -29,12 +29,14 @@ class ContrastiveConfig:
 
 @dataclass(kw_only=True)
 class TowerLossConfig:
-    """Weights of the terms. l1, l2: pixel differences of images in [-1, 1]; contrastive; commitment."""
+    """Weights of the terms. l1, l2: pixel differences of images in [-1, 1]; contrastive; commitment; codebook: what
+    trains the quantiser's codes by gradient (0 of a quantiser that has nothing to train so, as EMA codebooks)."""
 
     l1: float = 0.0
     l2: float = 1.0
     contrastive: float = 1.0
     commitment: float = 0.25
+    codebook: float = 1.0
 
 
 class ContrastiveLoss(nn.Module):

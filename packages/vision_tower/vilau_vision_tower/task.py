@@ -104,6 +104,7 @@ class TowerObjective(nn.Module):
             "l2": difference.square().mean(),
             "contrastive": self.contrastive(output.embedding, texts[:size], texts[size:], ids),
             "commitment": output.commitment,
+            "codebook": output.codebook,
         }
         total = sum((getattr(self.weights, name) * term for name, term in terms.items()), torch.zeros(()))
         return total, terms
