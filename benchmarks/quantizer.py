@@ -1,6 +1,6 @@
 """Our residual quantiser against vector_quantize_pytorch.ResidualVQ, and its peak memory at the largest sizes.
 
-    make bench BENCH=quantizer [ARGS="--device cuda"]
+    make bench BENCH=quantizer [ARGS="--device cuda --matmul-precision high"]
 
 Time: N = 4,096 vectors of width 256, K = 16,384 codes, depth 4, training (a step with its backward pass, EMA codebooks)
 and evaluation. The library runs with what costs it least: no restart of dead codes, no rotation trick; ours restarts.
@@ -42,6 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory-size", type=int, default=65_536, help="K and N of the memory's measurement")
     parser.add_argument("--code-dim", type=int, default=32, help="width of its codes")
+    parser.add_argument("--matmul-precision", choices=["highest", "high", "medium"], default="highest")
     parser.add_argument("--memory-of", choices=["ema", "gradient"], help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -181,6 +182,7 @@ def main() -> None:
     """Measure and print, last one line of JSON."""
     arguments = parse()
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision(arguments.matmul_precision)
     if arguments.memory_of:
         print(memory(arguments))
         return

@@ -20,8 +20,8 @@ from vilau_vision_tower.quantizer import (
     build_quantizer,
     nearest_code,
     quantizer_config,
+    search,
 )
-from vilau_vision_tower.quantizer import search
 from vilau_vision_tower.quantizer.kinds import residual_quantizer
 
 WIDTH = 6
@@ -190,7 +190,10 @@ def test_autocast_changes_no_code() -> None:
         ({"restart_below": -1.0}, "quantizer.restart_below is -1.0"),
         ({"restart_below": math.nan}, "quantizer.restart_below is nan"),
         ({"kmeans_iterations": -1}, "quantizer.kmeans_iterations is -1"),
-        ({"codebook_update": "adam"}, "quantizer.codebook_update is 'adam'; the choices are ema and gradient"),
+        (
+            {"codebook_update": "adam"},
+            "quantizer.codebook_update is 'adam'; the choices are ema and gradient",
+        ),
         ({"kind": "vq"}, "quantizer.kind is 'vq'; the quantisers are rq, fsq, lfq, simvq"),
     ],
 )
@@ -220,7 +223,7 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("block", [1, 700, 64 * 13, 10**6])
 def test_searching_in_blocks_finds_the_same_codes(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "BLOCK_DISTANCES", block)
+    monkeypatch.setattr(search, "CPU_BLOCK_DISTANCES", block)
     vectors, codebook = torch.randn(301, 5), torch.randn(64, 5)
     expected = torch.cdist(vectors.double(), codebook.double()).argmin(dim=-1)
     with LargestTensor() as largest:
@@ -238,7 +241,7 @@ def test_a_training_step_holds_no_table_of_all_distances(
     update: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = 2**14
-    monkeypatch.setattr(search, "BLOCK_DISTANCES", block)
+    monkeypatch.setattr(search, "CPU_BLOCK_DISTANCES", block)
     config = QuantizerConfig(codebook_size=512, depth=2, codebook_update=update, kmeans_iterations=1)
     quantizer = residual_quantizer(config, WIDTH).train()
     z = torch.randn(512, WIDTH, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Every kind of quantiser keeps the contract of the seam, alone and inside a tower; the library's stay the library's."""
+"""Every kind of quantiser keeps the contract of the seam, alone and in a tower; the library's stay the library's."""
 
 from __future__ import annotations
 
@@ -247,9 +247,7 @@ def test_a_tower_of_any_kind_is_trained_whole(
     assert set(output.metrics) >= {"loss/commitment", "loss/codebook"}
 
 
-def test_the_codebook_loss_has_its_own_weight(
-    clip: SiglipModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_the_codebook_loss_has_its_own_weight(clip: SiglipModel, tokenizer: PreTrainedTokenizerFast) -> None:
     tower = tiny_tower(clip, **SETTINGS["rq learned"])
     totals = []
     for weight in (0.0, 2.0):

@@ -70,9 +70,9 @@ def test_codebooks_are_those_of_one_process_with_the_joint_batch(
 
 @pytest.mark.parametrize("name", two_ranks.QUANTIZERS)
 def test_codes_restart_in_these_tests(alone: Results, name: str) -> None:
-    """Each step moves some code further than an average of vectors would."""
+    """At every step but the first, where they start: their counts stand at the least there is."""
     floor = two_ranks.QUANTIZERS[name].restart_below
-    for step in range(two_ranks.STEPS):
+    for step in range(1, two_ranks.STEPS):
         assert (alone[name][f"counts after step {step}"] == floor).any()
 
 

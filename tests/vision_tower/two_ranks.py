@@ -28,12 +28,13 @@ KINDS = ("softmax", "sigmoid")
 TRAININGS = ("tower softmax", "tower sigmoid", "clip softmax", "clip sigmoid", "gradient softmax")
 QUANTIZERS = {
     f"{update}, {'shared' if shared else 'separate'}, {iterations} k-means": QuantizerConfig(
-        codebook_size=8,
+        codebook_size=16,
         depth=2,
         shared_codebook=shared,
         codebook_update=update,
         kmeans_iterations=iterations,
         ema_decay=0.5,
+        restart_below=2.0,
     )
     for update, shared, iterations in [
         ("ema", False, 0),

@@ -31,9 +31,7 @@ class AnyQuantizerConfig:
     def validate(self) -> None:
         """Raises UserError for a value out of range."""
         if not 1 <= self.depth <= MAX_DEPTH:
-            raise UserError(
-                f"quantizer.depth is {self.depth}, but each position has 1 to {MAX_DEPTH} codes"
-            )
+            raise UserError(f"quantizer.depth is {self.depth}, but each position has 1 to {MAX_DEPTH} codes")
 
 
 def check_codebook_size(size: int, setting: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +48,10 @@ class FsqConfig(AnyQuantizerConfig):
 
     def validate(self) -> None:
         super().validate()
+        if not self.levels:
+            raise UserError("quantizer.levels is empty; give the number of levels of each channel")
         if any(level < 2 for level in self.levels):
             raise UserError(f"quantizer.levels are {self.levels}, but a channel has at least 2 levels")
-        if not 2 <= self.codebook_size:
-            raise UserError("quantizer.levels is empty; give the number of levels of each channel")
         check_codebook_size(self.codebook_size, "levels' product")
 
 
@@ -70,7 +71,7 @@ class LfqConfig(AnyQuantizerConfig):
         check_codebook_size(self.codebook_size, "codebook_size")
         if self.codebook_size & (self.codebook_size - 1):
             raise UserError(
-                f"quantizer.codebook_size is {self.codebook_size}, but the codes of kind lfq are signs: give a power of 2"
+                f"quantizer.codebook_size is {self.codebook_size}, but codes of kind lfq are signs: give a power of 2"
             )
 
 
@@ -95,6 +96,7 @@ class LibraryQuantizer(Quantizer):
     """
 
     config: FsqConfig | LfqConfig | SimVqConfig
+    library: Any  # it has no types
 
     def __init__(self, config: FsqConfig | LfqConfig | SimVqConfig, width: int, code_dim: int | None) -> None:
         super().__init__(config, width, code_dim)
@@ -166,7 +168,7 @@ class FsqQuantizer(LibraryQuantizer):
 
 
 class LfqQuantizer(LibraryQuantizer):
-    """Residual LFQ. The loss term `codebook` is its entropy loss: sure of each vector's code, unsure over the batch's."""
+    """Residual LFQ. The loss term `codebook` is its entropy loss: sure of each code, unsure over the batch."""
 
     def __init__(self, config: LfqConfig, width: int) -> None:
         config.validate()
@@ -187,14 +189,14 @@ class LfqQuantizer(LibraryQuantizer):
         if self.training and distributed.world_size() > 1:
             # The library drops the sum over processes of the codes' probabilities, and divides by their number.
             raise UserError(
-                "quantizer.kind=lfq trains in one process only: vector-quantize-pytorch computes its entropy loss wrongly "
-                "in several; use another kind"
+                "quantizer.kind=lfq trains in one process only: in several, vector-quantize-pytorch computes its "
+                "entropy loss wrongly; use another kind"
             )
         return super().forward(z)
 
 
 class SimVqQuantizer(LibraryQuantizer):
-    """Residual SimVQ. The loss term `codebook` trains the linear maps: |sg(r_{d-1}) - e_d(k_d)|^2, averaged over depths."""
+    """Residual SimVQ. The loss term `codebook` trains the linear maps: |sg(r_{d-1}) - e_d(k_d)|^2 over depths."""
 
     def __init__(self, config: SimVqConfig, width: int) -> None:
         super().__init__(config, width, config.code_dim)

@@ -148,11 +148,12 @@ class ResidualQuantizer(Quantizer):
         latent = self.project_in(z)
         vectors = latent.reshape(-1, self.code_width).float()
         flat = vectors.detach()
-        if self.training and not self._known_to_have_started:
-            self._start(flat)
+        # A batch that the codebooks have begun at moves them no further: what they took from it leaves nothing over,
+        # and codes that restarted there would be zeros.
+        begins = self.training and self._begin(flat)
         found = self._approximate(flat)
         codebook_loss = self.codebook_loss(flat, found.codes)
-        if self.training:
+        if self.training and not begins:
             self._follow(flat, found.codes)
         return QuantizerOutput(
             z_q=self.project_out(latent + (found.quantized.view_as(latent) - latent).detach()),
@@ -181,20 +182,24 @@ class ResidualQuantizer(Quantizer):
             error += residual.square().mean() / self.depth
         return Approximation(torch.stack(codes, dim=-1), quantized, mean_residual, error)
 
-    def _start(self, vectors: Tensor) -> None:
-        """Codebooks from the first batch, where none were loaded."""
-        if not self.started:
-            config = self.config
-            self.set_codebooks(
-                first_codebooks(
-                    vectors,
-                    config.codebook_size,
-                    config.depth,
-                    config.shared_codebook,
-                    config.kmeans_iterations,
-                )
-            )
+    def _begin(self, vectors: Tensor) -> bool:
+        """Codebooks from the first batch, float [N, C], where none were loaded; returns whether they were needed."""
+        if self._known_to_have_started:
+            return False
         self._known_to_have_started = True
+        if self.started:
+            return False
+        config = self.config
+        self.set_codebooks(
+            first_codebooks(
+                vectors,
+                config.codebook_size,
+                config.depth,
+                config.shared_codebook,
+                config.kmeans_iterations,
+            )
+        )
+        return True
 
     @torch.no_grad()
     def _follow(self, vectors: Tensor, codes: Tensor) -> None:

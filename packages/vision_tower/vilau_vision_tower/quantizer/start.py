@@ -41,8 +41,8 @@ def first_codebooks(vectors: Tensor, size: int, depth: int, shared: bool, kmeans
 def fit(batch: JointBatch, share: Tensor, count: int, kmeans_iterations: int) -> Tensor:
     """`count` codes float [count, C] for the vectors of the joint batch at the indices `share`, int64 [M].
 
-    Drawn in the order of `share`, again from its beginning where M < count; then Lloyd's algorithm over all ranks. A code
-    without vectors stays where it is.
+    Drawn in the order of `share`, again from its beginning where M < count; then Lloyd's algorithm over all ranks.
+    A code without vectors stays where it is.
     """
     codes = batch.rows(share[torch.arange(count, device=share.device) % len(share)])
     own = batch.own(share)
