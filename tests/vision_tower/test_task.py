@@ -22,7 +22,7 @@ from vilau_vision_tower.losses import ContrastiveConfig, psnr
 from vilau_vision_tower.task import ClipTask, TowerTask
 from vilau_vision_tower.tower import VisionTower, load_tower
 
-WEIGHTS = {"l1": 0.5, "l2": 2.0, "contrastive": 3.0, "commitment": 0.7}
+WEIGHTS = {"l1": 0.5, "l2": 2.0, "contrastive": 3.0, "commitment": 0.7, "codebook": 0.3}
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(task: TowerTask, negatives: i
         "l2": difference.square().mean(),
         "contrastive": (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :5].T, target)) / 2,
         "commitment": tower.commitment,
+        "codebook": tower.codebook,
     }
     for name, term in terms.items():
         torch.testing.assert_close(output.metrics[f"loss/{name}"], term)

@@ -46,7 +46,8 @@ def unquantised(tower: VisionTower) -> list[Tensor]:
 
     def let_through(hidden: Tensor) -> QuantizerOutput:
         seen.append(hidden)
-        return QuantizerOutput(hidden, torch.zeros(*hidden.shape[:-1], 3, dtype=torch.int64), torch.zeros(()))
+        codes, zero = torch.zeros(*hidden.shape[:-1], 3, dtype=torch.int64), torch.zeros(())
+        return QuantizerOutput(z_q=hidden, codes=codes, commitment=zero, codebook=zero)
 
     tower.quantizer.forward = let_through  # type: ignore[method-assign]
     return seen

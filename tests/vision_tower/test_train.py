@@ -101,7 +101,9 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     lines = metrics_of(config.directory)
     logged = [line for line in lines if "train/loss/l2" in line]
     assert [line["step"] for line in logged] == [1, 2, 3, 4]
-    assert {f"train/loss/{term}" for term in ("l1", "l2", "contrastive", "commitment")} <= logged[0].keys()
+    assert {f"train/loss/{term}" for term in ("l1", "l2", "contrastive", "commitment", "codebook")} <= logged[
+        0
+    ].keys()
     assert result.metrics["psnr"] == [line for line in lines if "evaluate/psnr" in line][-1]["evaluate/psnr"]
 
     tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")

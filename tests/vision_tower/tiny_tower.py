@@ -22,7 +22,7 @@ from vilau_vision_tower.losses import (
     TowerLossConfig,
     build_perceptual,
 )
-from vilau_vision_tower.quantizer import QuantizerConfig, ResidualQuantizer
+from vilau_vision_tower.quantizer import ResidualQuantizer, quantizer_config
 from vilau_vision_tower.task import TowerTask
 from vilau_vision_tower.tower import VisionTower
 
@@ -47,13 +47,16 @@ def tiny_clip(tokenizer: PreTrainedTokenizerFast, image_size: int = IMAGE_SIZE) 
 
 
 def tiny_tower(clip: SiglipModel, decoder: DecoderConfig = DECODER, **quantizer: Any) -> VisionTower:
-    """A tower from `clip` with random codebooks. quantizer: changes of its settings."""
-    settings = QuantizerConfig(**{"codebook_size": 32, "depth": 3, **quantizer})
+    """A tower from `clip` with random codebooks. quantizer: its kind and settings, or changes of the residual one's."""
+    settings = quantizer_config(
+        quantizer if "kind" in quantizer else {"codebook_size": 32, "depth": 3, **quantizer}
+    )
     config = VisionTowerConfig(
         vision_config=clip.vision_model.config.to_dict(), quantizer=asdict(settings), decoder=asdict(decoder)
     )
     tower = VisionTower.from_clip(clip.vision_model, config)
-    fill_codebooks(tower.quantizer)
+    if isinstance(tower.quantizer, ResidualQuantizer):
+        fill_codebooks(tower.quantizer)
     return tower.eval()
 
 
@@ -95,10 +98,7 @@ def disturb(module: nn.Module) -> Any:
 
 def fill_codebooks(quantizer: ResidualQuantizer, scale: float = 0.5) -> None:
     """Started codebooks of random codes."""
-    quantizer.codebooks.normal_().mul_(scale)
-    quantizer.counts.fill_(1.0)
-    quantizer.sums.copy_(quantizer.codebooks)
-    quantizer.started.fill_(True)
+    quantizer.set_codebooks(scale * torch.randn_like(quantizer.codebooks))
 
 
 def batch_of(size: int, negatives: int = 0, seed: int = 0) -> CaptionedBatch:

@@ -9,12 +9,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, SiglipVisionConfig
 
 from vilau_vision_tower.decoder import ConvDecoderConfig, DecoderConfig, decoder_config
-from vilau_vision_tower.quantizer import QuantizerConfig
+from vilau_vision_tower.quantizer import AnyQuantizerConfig, quantizer_config
 
 
 @strict
 class VisionTowerConfig(PreTrainedConfig):
-    """vision_config: the SigLIP image encoder; quantizer, decoder: the fields of `QuantizerConfig`, `DecoderConfig`."""
+    """vision_config: the SigLIP image encoder; quantizer, decoder: the fields of one of their kinds."""
 
     model_type = "vilau_vision_tower"
     sub_configs = {"vision_config": SiglipVisionConfig}
@@ -27,7 +27,7 @@ class VisionTowerConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if not isinstance(self.vision_config, PreTrainedConfig):
             self.vision_config = SiglipVisionConfig(**(self.vision_config or {}))
-        self.quantizer = asdict(QuantizerConfig(**(self.quantizer or {})))
+        self.quantizer = asdict(quantizer_config(self.quantizer or {}))
         self.decoder = asdict(decoder_config(self.decoder or asdict(ConvDecoderConfig())))
         super().__post_init__(**kwargs)
 
@@ -38,9 +38,9 @@ class VisionTowerConfig(PreTrainedConfig):
         return self.vision_config
 
     @property
-    def quantizer_config(self) -> QuantizerConfig:
+    def quantizer_config(self) -> AnyQuantizerConfig:
         """The quantiser's typed configuration."""
-        return QuantizerConfig(**(self.quantizer or {}))
+        return quantizer_config(self.quantizer or {})
 
     @property
     def decoder_config(self) -> DecoderConfig:

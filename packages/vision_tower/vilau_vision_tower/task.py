@@ -121,6 +121,7 @@ class TowerObjective(nn.Module):
         codes = {
             "contrastive": self.contrastive(output.embedding, own, others, ids),
             "commitment": output.commitment,
+            "codebook": output.codebook,
         }
         reconstruction = self.weights.weighted(pixels)
         total = reconstruction + self.weights.weighted(codes)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, SiglipVisionModel
 from vilau_common.errors import UserError
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.decoder import build_decoder
-from vilau_vision_tower.quantizer import QuantizerOutput, ResidualQuantizer
+from vilau_vision_tower.quantizer import QuantizerOutput, build_quantizer
 from vilau_vision_tower.tokenizer import ImageTokenizer
 
 
@@ -30,6 +30,7 @@ class VisionTowerOutput:
     reconstruction: Tensor  # float [B, 3, H, W], about [-1, 1]
     embedding: Tensor  # float [B, width], unit length: compares with the text encoder's
     commitment: Tensor  # float []
+    codebook: Tensor  # float []
 
 
 class VisionTower(PreTrainedModel, ImageTokenizer):
@@ -49,7 +50,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
         super().__init__(config)
         vision = config.encoder_config
         self.encoder = SiglipVisionModel(vision)
-        self.quantizer = ResidualQuantizer(config.quantizer_config, vision.hidden_size)
+        self.quantizer = build_quantizer(config.quantizer_config, vision.hidden_size)
         side = vision.image_size // vision.patch_size
         self._grid = (side, side)
         self.decoder = build_decoder(config.decoder_config, vision.hidden_size, self._grid, vision.image_size)
@@ -71,11 +72,11 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
 
     @property
     def depth(self) -> int:
-        return self.quantizer.config.depth
+        return self.quantizer.depth
 
     @property
     def codebook_size(self) -> int:
-        return self.quantizer.config.codebook_size
+        return self.quantizer.codebook_size
 
     @property
     def feature_width(self) -> int:
@@ -94,6 +95,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
             reconstruction=self.decoder(quantized.z_q.permute(0, 3, 1, 2)),
             embedding=self.pool(quantized.z_q),
             commitment=quantized.commitment,
+            codebook=quantized.codebook,
         )
 
     def quantize(self, images: Tensor) -> QuantizerOutput:

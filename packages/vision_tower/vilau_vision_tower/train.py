@@ -16,11 +16,14 @@ from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.data import CaptionDataConfig, caption_loader, read_images
 from vilau_vision_tower.decoder import ConvDecoderConfig, DecoderConfig, TransformerDecoderConfig
 from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig, build_perceptual
-from vilau_vision_tower.quantizer import QuantizerConfig
+from vilau_vision_tower.quantizer import QUANTIZER_CONFIGS, AnyQuantizerConfig
 from vilau_vision_tower.task import TowerTask
 from vilau_vision_tower.tower import VisionTower
 
-SCHEMA_GROUPS = {"tower/decoder": {"conv": ConvDecoderConfig, "transformer": TransformerDecoderConfig}}
+SCHEMA_GROUPS = {
+    "tower/quantizer": QUANTIZER_CONFIGS,
+    "tower/decoder": {"conv": ConvDecoderConfig, "transformer": TransformerDecoderConfig},
+}
 
 # Pictures of the test split that the training measures itself on; `vilau evaluate` takes all.
 TEST_PICTURES = 256
@@ -35,7 +38,7 @@ class TowerConfig:
 
     clip: str
     gradient_checkpointing: bool = False
-    quantizer: QuantizerConfig
+    quantizer: AnyQuantizerConfig
     decoder: DecoderConfig
 
 
