@@ -71,7 +71,7 @@ train-clip: $(STAMP)  ## train the CLIP stand-in
 train-tower: $(STAMP)  ## train the vision tower
 	@$(BIN)/vilau train-tower $(ARGS)
 
-evaluate-tower: $(STAMP)  ## measure a tower on any pictures (ARGS="tower=runs/demo/tower data=DIR")
+evaluate-tower: $(STAMP)  ## measure a tower on any pictures (ARGS="tower_directory=… data=…")
 	@$(BIN)/vilau evaluate-tower $(ARGS)
 
 sweep: $(STAMP)  ## towers over K and D, one by one or side by side: runs/sweep (ARGS="hydra/launcher=joblib")

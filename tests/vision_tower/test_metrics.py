@@ -97,7 +97,7 @@ def test_lpips_is_its_equation_with_weights_from_a_file(alexnet: Path) -> None:
 def test_lpips_says_what_it_lacks(alexnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(
-        NotComputed, match=r"alexnet-\w+\.pth is needed, but HF_HUB_OFFLINE is set: bring it to .*lpips_w"
+        NotComputed, match=r"alexnet-owt-\w+\.pth is needed, but HF_HUB_OFFLINE is set: bring it to .*lpips_w"
     ):
         load_lpips("alex", None)
     with pytest.raises(UserError, match=r"lpips_weights=nowhere.pth: there is no such file"):

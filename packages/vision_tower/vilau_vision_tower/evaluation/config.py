@@ -61,8 +61,9 @@ class TowerMetricsConfig:
 
 @dataclass(kw_only=True)
 class EvaluateTowerConfig(TowerMetricsConfig):
-    """tower: a run of train-tower, or a saved tower. data: pictures, see `pictures`. directory: where results go."""
+    """tower_directory: a run of train-tower, or a saved tower. data: pictures, see the module `pictures`. directory:
+    where results go."""
 
-    tower: str
+    tower_directory: str
     data: str
     directory: str

@@ -98,10 +98,9 @@ class Reservoir:
         """rows: [B, ...]; kept on the CPU."""
         for row in rows.cpu():
             self.seen += 1
-            place = len(self.rows) if len(self.rows) < self.size else int(self.rng.integers(self.seen))
-            if place == len(self.rows):
+            if len(self.rows) < self.size:
                 self.rows.append(row.clone())
-            elif place < self.size:
+            elif (place := int(self.rng.integers(self.seen))) < self.size:
                 self.rows[place] = row.clone()
 
     def items(self) -> Tensor:

@@ -19,9 +19,9 @@ class PixelMetrics(Metric):
 
     def update(self, batch: EvaluatedBatch) -> None:
         self.psnr.add(psnr(batch.images, batch.reconstructions).clamp(max=HIGHEST_PSNR))
-        ssim = structural_similarity_index_measure(
-            batch.reconstructions, batch.images, data_range=(-1.0, 1.0), reduction="none"
-        )
+        # In [0, 1], as defined: SSIM's brightness term depends on where black lies.
+        pair = ((images + 1) / 2 for images in (batch.reconstructions, batch.images))
+        ssim = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
         self.ssim.add(ssim)
 
     def result(self) -> dict[str, float]:

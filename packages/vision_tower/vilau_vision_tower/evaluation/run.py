@@ -52,7 +52,7 @@ def evaluate_tower(config: EvaluateTowerConfig) -> dict[str, float]:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source = open_pictures(Path(config.data))
-    tower = load_tower(config.tower).to(device)
+    tower = load_tower(config.tower_directory).to(device)
     metrics, lacking = build_metrics(config, tower, source, device)
     directory = Path(config.directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def build_metrics(
     config: EvaluateTowerConfig, tower: VisionTower, source: PictureSource, device: torch.device
 ) -> tuple[Metrics, dict[str, str]]:
     """What the configuration asks for; and of what cannot be computed, its name and why."""
-    place = Path(config.tower)
+    place = Path(config.tower_directory)
     model = place / "model" if (place / "model").is_dir() else place
     kept_texts: list[TextEncoder] = []
 

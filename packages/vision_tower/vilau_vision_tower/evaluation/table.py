@@ -35,7 +35,7 @@ def print_table(
     numbers: Mapping[str, float], lacking: Mapping[str, str], directory: Path, console: Console | None = None
 ) -> None:
     """Numbers with their meaning, those by depth in one row each; then what was not computed; then where all is."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("", no_wrap=True)
     table.add_column("", justify="right")
     table.add_column("", style="dim")

@@ -74,7 +74,7 @@ def measured(point: SweepPointConfig, directory: Path) -> dict[str, float]:
     numbers = evaluate_tower(
         EvaluateTowerConfig(
             **vars(point.evaluation),
-            tower=str(directory),
+            tower_directory=str(directory),
             data=str(Path(point.data.directory) / TEST),
             directory=str(directory / "evaluation"),
         )
