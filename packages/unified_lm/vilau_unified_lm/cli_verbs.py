@@ -40,9 +40,9 @@ class Verb:
             directory=config_directory,
         )
 
-    def entry(self) -> Callable[[Any], Any]:
-        """The function that takes the configuration."""
-        function: Callable[[Any], Any] = getattr(importlib.import_module(self.module), self.function)
+    def entry(self) -> Callable[..., Any]:
+        """The function that takes the configuration; of a sweep, overrides and the directory of the files."""
+        function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
         return function
 
 

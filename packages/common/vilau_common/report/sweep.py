@@ -108,7 +108,7 @@ def read_table(table: Path) -> list[Row]:
     """The lines of a sweep.csv. UserError: there is none."""
     try:
         with table.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows: list[Row] = list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"{table} cannot be read: {error}") from None
     if not rows or not {"point", "status"} <= rows[0].keys():

@@ -46,9 +46,10 @@ def load_lpips(network: str, weights: str | None) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision in an outdated way
         model: nn.Module = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
+    slices = model.get_submodule("net")
     # LPIPS cuts the trunk into slices, which keep torchvision's numbers: slice2.3.weight is features.3.weight.
     renamed: dict[str, Tensor] = {}
-    for name in model.net.state_dict():
+    for name in slices.state_dict():
         original = f"features.{name.partition('.')[2]}"
         if original not in trunk:
             raise UserError(
@@ -56,7 +57,7 @@ def load_lpips(network: str, weights: str | None) -> nn.Module:
             )
         renamed[name] = trunk[original]
     try:
-        model.net.load_state_dict(renamed)
+        slices.load_state_dict(renamed)
     except RuntimeError as error:
         raise UserError(f"{SETTING}: {file} is not torchvision's {network}: {error}") from None
     return model.requires_grad_(False).eval()

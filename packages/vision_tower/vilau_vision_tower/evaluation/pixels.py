@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vilau_vision_tower.evaluation.metric import EvaluatedBatch, Mean, Metric
@@ -20,8 +21,9 @@ class PixelMetrics(Metric):
     def update(self, batch: EvaluatedBatch) -> None:
         self.psnr.add(psnr(batch.images, batch.reconstructions).clamp(max=HIGHEST_PSNR))
         # In [0, 1], as defined: SSIM's brightness term depends on where black lies.
-        pair = ((images + 1) / 2 for images in (batch.reconstructions, batch.images))
-        ssim = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
+        images, again = (batch.images + 1) / 2, (batch.reconstructions + 1) / 2
+        ssim = structural_similarity_index_measure(again, images, data_range=1.0, reduction="none")
+        assert isinstance(ssim, Tensor)  # and no second picture, which it gives where it is asked to
         self.ssim.add(ssim)
 
     def result(self) -> dict[str, float]:
