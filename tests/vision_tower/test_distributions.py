@@ -1,4 +1,4 @@
-"""rFID and KID against torchmetrics and torch-fidelity, and the networks that they are measured with."""
+"""rFID and KID against torchmetrics and slow sums, and the networks that they are measured with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from evaluated import batch_of, in_parts, numbers
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
@@ -56,19 +55,51 @@ def test_rfid_is_torchmetrics_fid() -> None:
     assert found["rfid_toy"] > 0
 
 
-def test_kid_is_torch_fidelitys() -> None:
-    batch = batch_of(40)
-    found = numbers(FeatureDistances(ToyFeatures(), 100, 10, seed=3), *in_parts(batch, 7))
+def slow_kid(real: Tensor, again: Tensor) -> float:
+    """The mean of h((x, x'), (y, y')) over pairs of different pictures (Gretton et al. 2012, lemma 6)."""
+
+    def kernel(x: Tensor, y: Tensor) -> float:
+        return float(x.double() @ y.double() / len(x) + 1) ** 3
+
+    pairs = [(i, j) for i in range(len(real)) for j in range(len(real)) if i != j]
+    return sum(
+        kernel(real[i], real[j])
+        + kernel(again[i], again[j])
+        - kernel(real[i], again[j])
+        - kernel(real[j], again[i])
+        for i, j in pairs
+    ) / len(pairs)
+
+
+def test_kid_compares_no_picture_with_its_own_reconstruction() -> None:
+    batch = batch_of(12)
+    found = numbers(FeatureDistances(ToyFeatures(), 100, 1000, 0), *in_parts(batch, 5))
     pair = (ToyFeatures()(to_bytes(images)) for images in (batch.images, batch.reconstructions))
-    oracle = kid_features_to_metric(*pair, kid_subsets=100, kid_subset_size=10, rng_seed=3, verbose=False)
-    assert found["kid_toy"] == pytest.approx(oracle["kernel_inception_distance_mean"], rel=1e-4, abs=1e-7)
-    assert found["kid_subset_size"] == 10
+    assert found["kid_toy"] == pytest.approx(slow_kid(*pair), rel=1e-6)
+    assert found["kid_std_toy"] == pytest.approx(0, abs=1e-9), "every subset is the whole"
+    assert found["kid_subset_size"] == 12
 
 
-def test_few_pictures_make_smaller_subsets_and_too_few_make_none() -> None:
-    assert numbers(FeatureDistances(ToyFeatures(), 100, 1000, 0), batch_of(9))["kid_subset_size"] == 4
-    with pytest.raises(NotComputed, match="need 4 pictures at least, but there are 3"):
-        numbers(FeatureDistances(ToyFeatures(), 100, 1000, 0), batch_of(3))
+def test_kid_of_subsets_is_unbiased() -> None:
+    batch = batch_of(40)
+    few, all_of_them = (numbers(FeatureDistances(ToyFeatures(), 100, size, 0), batch) for size in (15, 40))
+    error = few["kid_std_toy"] / 100**0.5
+    assert abs(few["kid_toy"] - all_of_them["kid_toy"]) < 4 * error
+    assert few["kid_subset_size"] == 15
+
+
+def test_perfect_reconstructions_are_no_distance_away() -> None:
+    images = torch.rand(30, 3, 24, 24) * 2 - 1
+    found = numbers(
+        FeatureDistances(ToyFeatures(), 20, 10, 0), batch_of(30, images=images, reconstructions=images)
+    )
+    assert found["rfid_toy"] == pytest.approx(0, abs=1e-6)
+    assert found["kid_toy"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_single_picture_has_no_distance() -> None:
+    with pytest.raises(NotComputed, match="need 2 pictures at least, but there are 1"):
+        numbers(FeatureDistances(ToyFeatures(), 100, 1000, 0), batch_of(1))
 
 
 def test_running_moments_are_numpys() -> None:

@@ -22,8 +22,9 @@ from vilau_vision_tower.clip import TextEncoder
 from vilau_vision_tower.data import read_images
 from vilau_vision_tower.evaluation.config import EvaluateTowerConfig
 from vilau_vision_tower.evaluation.grids import Grids
+from vilau_vision_tower.evaluation.metric import NotComputed
 from vilau_vision_tower.evaluation.run import evaluate_tower
-from vilau_vision_tower.evaluation.world import evaluate_on_world
+from vilau_vision_tower.evaluation.world import KnownScenes, evaluate_on_world
 from vilau_vision_tower.losses import psnr
 from vilau_vision_tower.task import TEXT_ENCODER
 from vilau_vision_tower.tower import VisionTower
@@ -137,6 +138,13 @@ def test_a_saved_tower_without_texts_is_measured_in_pixels(
     )
     lacking = json.loads((tmp_path / "saved" / "evaluation" / "not_computed.json").read_text())
     assert "no text encoder in" in lacking["retrieval"]
+
+
+def test_a_verifier_reads_pictures_of_its_own_size_only(
+    scenes: Path, clip: SiglipModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(NotComputed, match="reads pictures of 32 pixels, but the tower draws 64"):
+        KnownScenes(world_of(scenes / "test"), TextEncoder(clip.text_model, tokenizer), 4, image_size=64)
 
 
 def test_mistakes_are_told_before_anything_is_computed(run: Path, scenes: Path, tmp_path: Path) -> None:

@@ -11,16 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from tiny_tower import IMAGE_SIZE, stand_in_config
 
+from vilau_common.config import HYDRA_VERSION_BASE, registered
 from vilau_common.data.loader import LoaderConfig
 from vilau_common.errors import UserError
 from vilau_common.training import TrainingConfig
 from vilau_vision_tower.data import CaptionDataConfig
 from vilau_vision_tower.sweep import launch as launch_module
 from vilau_vision_tower.sweep import point as point_module
+from vilau_vision_tower.sweep.config import SweepPointConfig
 from vilau_vision_tower.sweep.launch import first_point, sweep, with_group
 from vilau_vision_tower.task import TowerTask
+from vilau_vision_tower.train import SCHEMA_GROUPS
 from vilau_vision_tower.train_clip import TrainClipConfig, train_clip
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -207,6 +211,17 @@ def test_every_file_of_conf_sweep_composes(file: Path) -> None:
     assert point.directory.startswith("runs/")
     for name in ("Command", "Time", "Machine", "Expected"):
         assert f"# {name}: " in file.read_text()
+
+
+def test_slurm_is_submitits_launcher() -> None:
+    with (
+        registered("train_tower", SweepPointConfig, SCHEMA_GROUPS),
+        initialize_config_dir(str(CONF), version_base=HYDRA_VERSION_BASE),
+    ):
+        overrides = [*with_group([]), "hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
+        launcher = compose("train_tower", overrides, return_hydra_config=True).hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.partition, launcher.gpus_per_node, launcher.max_num_timeout) == ("gpu", 1, 3)
 
 
 LAUNCHERS = {

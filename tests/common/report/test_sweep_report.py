@@ -70,7 +70,8 @@ def test_curves_join_the_points_of_one_codebook_size(write: Callable[..., Path])
         ("K=256", [(16.0, 22.0)]),
     ]
     usage, perplexity = panels_over_depth(rows)
-    assert usage.curves[0].points == [(1.0, 100.0), (2.0, 50.0)]
+    assert [curve.label for curve in usage.curves] == ["K=64,D=1", "K=64,D=2", "K=256,D=2"]
+    assert usage.curves[1].points == [(1.0, 100.0), (2.0, 50.0)]
     assert perplexity.logarithmic
 
 

@@ -133,11 +133,12 @@ def panels_over_rate(rows: Sequence[Row]) -> list[Panel]:
 
 
 def panels_over_depth(rows: Sequence[Row]) -> list[Panel]:
-    """A panel each for usage and perplexity; a curve for each point."""
+    """A panel each for usage and perplexity; a curve for each point, by K and D."""
     panels = []
+    ordered = sorted(rows, key=lambda row: (number(row, "codebook_size") or 0, _depth(row)))
     for measured in OVER_DEPTH:
         curves = []
-        for row in rows:
+        for row in ordered:
             values = [number(row, f"{measured.key}{BY_DEPTH}{depth}") for depth in range(_depth(row))]
             points = [
                 (depth + 1.0, value * measured.factor)

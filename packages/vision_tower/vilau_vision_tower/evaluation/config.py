@@ -17,8 +17,8 @@ class TowerMetricsConfig:
     lpips: alex, vgg or null (not measured); lpips_weights: a local file with torchvision's weights of it.
     features: the network of rFID and KID: inception; clip, the one that the tower began as; the directory of a
     transformers image model; or null (not measured). Numbers of any but Inception carry its name (rfid_clip).
-    inception_weights: a local copy of torch-fidelity's file. kid_pictures: kept for KID at most; kid_subset_size: at
-    most (half the pictures, where there are fewer).
+    inception_weights: a local copy of torch-fidelity's file. kid_pictures: kept for KID, and kid_subset_size:
+    compared at a time, at most.
     classes: a class list for zero-shot accuracy: `imagenet`, or a file with a name a line (or FOLDER<tab>name).
     templates: openai_imagenet, simple, or a file with a template a line.
     retrieval_pictures: the gallery of the retrieval, at most (0: none); retrieval_captions: of each, at most.
@@ -45,7 +45,7 @@ class TowerMetricsConfig:
     grid: int = 32
 
     def __post_init__(self) -> None:
-        least = {"pictures": 1, "batch_size": 1, "threads": 1, "kid_pictures": 4, "kid_subset_size": 2}
+        least = {"pictures": 1, "batch_size": 1, "threads": 1, "kid_pictures": 2, "kid_subset_size": 2}
         least |= {
             "retrieval_captions": 1,
             "retrieval_pictures": 0,

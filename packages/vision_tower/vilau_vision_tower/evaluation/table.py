@@ -1,4 +1,4 @@
-"""The numbers of an evaluation as a table on the terminal."""
+"""The numbers of an evaluation as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -8,58 +8,61 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vilau_common.report.numbers import shown
 
-# What a number's name begins with, without tower/ -> what it means. The order of the rows is that of results.json.
+# What a number's name begins with, without tower/ -> what it means, in few words.
 MEANINGS = {
-    "psnr": "pixels, mean over pictures; higher is better",
-    "ssim": "structure, 1 is equal",
-    "lpips": "distance in a trained network's features; lower is better",
-    "rfid": "distance of the sets of pictures (Fréchet); lower is better, and biased up by few pictures",
-    "kid": "distance of the sets of pictures (kernel), unbiased; lower is better",
-    "zero_shot": "pictures nearest to their own class's prompts",
-    "retrieval_image_to_text": "pictures that find a caption of their own",
-    "retrieval_text_to_image": "captions that find a picture of their own",
-    "read_back": "reconstructions in which the verifier reads the original's objects",
-    "hard_negative": "pictures nearer to their caption than to each near miss",
-    "codebook_usage": "codes that occur",
-    "codebook_perplexity": "codes as if all were equally frequent",
+    "psnr": "pixels; higher is better",
+    "ssim": "structure; 1 is equal",
+    "lpips": "a network's features; lower is better",
+    "rfid": "sets (Fréchet); lower is better",
+    "kid_subset": "",
+    "kid": "sets (kernel); lower is better",
+    "zero_shot": "class among the nearest prompts'",
+    "retrieval_image_to_text": "a caption of its own among k",
+    "retrieval_text_to_image": "a picture of its own among k",
+    "read_back": "the verifier reads the same objects",
+    "hard_negative": "caption told from near misses",
     "bits_per_position": "D log2 K",
 }
-BY_DEPTH = re.compile(r"(?P<name>.+)_d\d+")
-HIDDEN = ("codebook_entropy", "dead_codes")  # they say what usage and perplexity say
+BY_DEPTH = re.compile(r"(?P<name>.+)_d(?P<depth>\d+)")
 
 
 def print_table(
     numbers: Mapping[str, float], lacking: Mapping[str, str], directory: Path, console: Console | None = None
 ) -> None:
-    """Numbers with their meaning, those by depth in one row each; then what was not computed; then where all is."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("", justify="right")
-    table.add_column("", style="dim")
-    for name, value in rows(numbers):
-        table.add_row(name, value, _meaning(name))
+    """Numbers with their meaning; those of the codebooks by depth; what was not computed; and where all is."""
+    plain = Table(box=None, pad_edge=False, show_header=False)
+    by_depth: dict[int, dict[str, str]] = {}
+    for key, value in numbers.items():
+        name = key.rpartition("/")[2]
+        text = f"{value:,}" if isinstance(value, int) else shown(key, value)
+        if match := BY_DEPTH.fullmatch(name):
+            by_depth.setdefault(int(match["depth"]), {})[match["name"]] = text
+        else:
+            plain.add_row(name, text, Text(_meaning(name), "dim"))
     for name in lacking:
-        table.add_row(name, "not computed", "")
+        plain.add_row(name, "not computed", "")
+    plain.columns[1].justify = "right"
     console = console or Console()
-    console.print(table)
+    console.print(plain)
+    console.print(_depths(by_depth))
     for reason in dict.fromkeys(lacking.values()):
         console.print(f"not computed: {reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"written to {directory}", markup=False, highlight=False, soft_wrap=True)
 
 
-def rows(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Name and value of each row; numbers by depth stand in one, coarse to fine."""
-    found: dict[str, list[str]] = {}
-    for key, value in numbers.items():
-        name = key.rpartition("/")[2]
-        match = BY_DEPTH.fullmatch(name)
-        name = match["name"] if match else name
-        if not name.startswith(HIDDEN):
-            found.setdefault(name, []).append(f"{value:,}" if isinstance(value, int) else shown(key, value))
-    return [(name, "  ".join(values)) for name, values in found.items()]
+def _depths(by_depth: Mapping[int, Mapping[str, str]]) -> Table:
+    """A row for each depth, coarse to fine."""
+    names = list(dict.fromkeys(name for values in by_depth.values() for name in values))
+    table = Table("depth", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name.removeprefix("codebook_").replace("_", " "), justify="right")
+    for depth, values in sorted(by_depth.items()):
+        table.add_row(str(depth), *(values.get(name, "") for name in names))
+    return table
 
 
 def _meaning(name: str) -> str:
