@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vilau_common.run import isolated_random
-from vilau_vision_tower.clip import PretrainedClip, TextEncoder, load_pretrained
+from vilau_vision_tower.clip import PretrainedClip, TextEncoder, caption_ids, load_pretrained
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.decoder import ConvDecoderConfig
 from vilau_vision_tower.task import TEXT_ENCODER
@@ -166,6 +167,19 @@ def test_its_own_resolution_leaves_every_weight_as_it_is(clip: PretrainedClip, s
         assert torch.equal(again[name], value), name
         if "pos" not in name:
             assert torch.equal(resized[name], value), name
+
+
+def test_training_reaches_every_weight(tower: VisionTower, images: Tensor) -> None:
+    """One that no gradient reaches would stop a training on several processes."""
+    output = tower.train()(images)
+    (output.reconstruction.square().mean() + output.embedding[:, 0].sum() + output.commitment).backward()
+    assert [name for name, weight in tower.named_parameters() if weight.grad is None] == []
+
+
+def test_captions_can_be_read_in_other_processes(clip: PretrainedClip) -> None:
+    there = pickle.loads(pickle.dumps(clip.text.tokenizer))
+    ids = caption_ids(there, CAPTIONS, clip.text.length)
+    assert torch.equal(ids, caption_ids(clip.text.tokenizer, CAPTIONS, clip.text.length))
 
 
 def test_activation_checkpointing_changes_no_gradient(clip: PretrainedClip, images: Tensor) -> None:

@@ -117,12 +117,10 @@ def test_open_clip_models_that_cannot_be_taken(model: str, pretrained: str, sent
 
 
 def test_open_clip_files_that_do_not_fit(tmp_path: Path) -> None:
-    saved = save_open_clip(tmp_path / "other", "tiny-timm-class-token")
-    (weights,) = saved.directory.glob("*.safetensors")
-    with pytest.raises(
-        UserError, match=r"open_clip_model.safetensors is no checkpoint of open_clip's tiny-ViT: "
-    ):
-        of_open_clip("tiny-ViT", weights)
+    for name in ("tiny-timm-SigLIP", "tiny-timm-class-token"):
+        (weights,) = save_open_clip(tmp_path / name, name).directory.glob("*.safetensors")
+        with pytest.raises(UserError, match=r"model.safetensors is no checkpoint of open_clip's tiny-ViT: "):
+            of_open_clip("tiny-ViT", weights)
     with pytest.raises(
         UserError, match=r"no open_clip weights in .*: expected open_clip_model.safetensors or"
     ):

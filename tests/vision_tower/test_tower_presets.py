@@ -45,7 +45,7 @@ def composed(*overrides: str) -> TrainTowerConfig:
 
 
 def preset(size: int) -> VisionTower:
-    config = composed("experiment=null", f"tower=vila_u_{size}", *REQUIRED).tower
+    config = composed("~experiment", f"tower=vila_u_{size}", *REQUIRED).tower
     assert isinstance(config.clip, SiglipClipConfig)
     return VisionTower(
         VisionTowerConfig(
@@ -80,7 +80,7 @@ def test_presets_have_the_published_sizes(size: int, encoder: int, grid: tuple[i
 
 @pytest.mark.slow
 def test_the_256_preset_trains_a_step() -> None:
-    """Forward and backward for real; about 6 GB and a minute on 2 cores."""
+    """Forward and backward for real; 4.3 GiB and 35 seconds on one core."""
     tower = preset(256).train()
     images = torch.rand(1, 3, 256, 256) * 2 - 1
     output = tower(images)

@@ -18,7 +18,8 @@ equals the library; the tower never calls it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +37,13 @@ class ImageEncoder(nn.Module, ABC):
     buffer that is not does not survive `from_pretrained`.
     """
 
-    gradient_checkpointing = (
-        False  # set by transformers' activation_checkpointing_enable, with the function to call
-    )
+    # Both are set by transformers' activation_checkpointing_enable.
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # a module, of which each family knows more
         plain = all(value == PLAIN for value in (*mean, *std))
         scale, shift = 0.5 / torch.tensor(std), (0.5 - torch.tensor(mean)) / torch.tensor(std)
         self.register_buffer("pixel_scale", None if plain else scale.view(3, 1, 1))

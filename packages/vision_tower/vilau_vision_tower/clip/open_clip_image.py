@@ -31,7 +31,7 @@ class OpenClipVisionConfig(PreTrainedConfig):
     image_size: int = 224
 
 
-def build_image_tower(config: OpenClipVisionConfig) -> nn.Module:
+def build_image_tower(config: OpenClipVisionConfig) -> Any:
     """open_clip's image tower with random weights.
 
     Raises UserError for one that has no grid of tokens before a last transformer layer.
@@ -40,7 +40,7 @@ def build_image_tower(config: OpenClipVisionConfig) -> nn.Module:
     settings = {**(config.vision_cfg or {}), "image_size": config.image_size, "patch_dropout": 0.0}
     if settings.get("timm_model_name"):
         settings["timm_model_pretrained"] = False
-    tower: nn.Module = _build_vision_tower(config.embed_dim, settings, config.quick_gelu)
+    tower: Any = _build_vision_tower(config.embed_dim, settings, config.quick_gelu)
     trunk = getattr(tower, "trunk", tower)
     if not isinstance(trunk, VisionTransformer | TimmVisionTransformer):
         raise UserError(

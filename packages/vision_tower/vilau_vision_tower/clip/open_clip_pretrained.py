@@ -62,7 +62,7 @@ def load_open_clip(config: OpenClipConfig, image_size: int) -> PretrainedClip:
             force_custom_text=True,
             force_image_size=None if image_size == own_size else image_size,
         )
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except (AttributeError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         cause = str(error).strip().splitlines()[0]
         raise UserError(f"{weights} is no checkpoint of open_clip's {config.model}: {cause}") from None
     text = OpenClipTextModel(text_config)

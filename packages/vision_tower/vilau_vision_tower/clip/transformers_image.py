@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ class ClipEncoder(TransformersEncoder):
         return self.model.visual_projection(self.model.vision_model.post_layernorm(tokens[:, 0]))
 
 
-def resized_positions(embeddings: nn.Module, image_size: int) -> Tensor:
+def resized_positions(embeddings: Any, image_size: int) -> Tensor:
     """The position embeddings of a SigLIP or CLIP for another image size, float [P + h * w, C].
 
     embeddings: its `SiglipVisionEmbeddings` or `CLIPVisionEmbeddings`; the library itself interpolates (bicubic).
