@@ -103,7 +103,7 @@ def build(config: TrainTowerConfig, directory: Path) -> tuple[SwitchedLoader, To
     """A data set of scenes with its loader, and a tower of random weights on the demo's CLIP."""
     world = ScenesConfig(image_size=config.data.image_size, train_count=PICTURES, test_count=1)
     with contextlib.redirect_stdout(io.StringIO()):
-        prepare(PrepareConfig(directory=str(directory), world=world))
+        prepare(PrepareConfig(directory=str(directory), source=world))
     tokenizer = load_text_tokenizer(directory / "tokenizer")
     clip_config = load_config("train_clip", ["experiment=scenes/clip"], TrainClipConfig)
     clip = build_clip(clip_config.clip, config.data.image_size, tokenizer)
@@ -116,10 +116,10 @@ def build(config: TrainTowerConfig, directory: Path) -> tuple[SwitchedLoader, To
         decoder=dataclasses.asdict(config.tower.decoder),
     )
     tower = VisionTower.from_clip(clip.vision_model, tower_config)
+    perceptual = build_perceptual(config.loss.perceptual, tower.encoder)
     if config.tower.gradient_checkpointing:
         tower.activation_checkpointing_enable()
     images = torch.zeros(1, config.data.image_size, config.data.image_size, 3, dtype=torch.uint8).numpy()
-    perceptual = build_perceptual(config.loss.perceptual, clip.vision_model)
     return loader, TowerTask(tower, texts, config.contrastive, config.loss, images, perceptual)
 
 
@@ -129,7 +129,7 @@ def parts_of(task: TowerTask, batch: CaptionedBatch) -> dict[str, Callable[[], o
     batch = batch.to(tower.device)
     size, (height, width) = len(batch.images), tower.grid
     ids = torch.cat([batch.caption_ids, batch.negative_ids])
-    features = torch.randn(size, tower.config.encoder_config.hidden_size, height, width, device=tower.device)
+    features = torch.randn(size, tower.encoder.width, height, width, device=tower.device)
     pixels, pictures = torch.randn_like(batch.images), batch.images.clone().requires_grad_()
     vectors = torch.randn(size * height * width, tower.feature_width, device=tower.device)
     books = tower.quantizer.codebooks
@@ -139,7 +139,7 @@ def parts_of(task: TowerTask, batch: CaptionedBatch) -> dict[str, Callable[[], o
             vectors @ books[depth % len(books)].T
 
     parts: dict[str, Callable[[], object]] = {
-        "encoder": lambda: tower.encoder(pixel_values=batch.images).pooler_output.sum().backward(),
+        "encoder": lambda: tower.encoder(batch.images).sum().backward(),
         "decoder": lambda: tower.decoder(features.requires_grad_()).backward(pixels),
         "text encoder": lambda: network.text_encoder(ids),
         "quantizer": quantizer,

@@ -17,6 +17,7 @@ from transformers import SiglipModel
 
 from vilau_common.errors import UserError
 from vilau_vision_tower.losses import ClipDistance, LpipsDistance, PerceptualConfig, build_perceptual
+from vilau_vision_tower.tower import VisionTower
 
 NETWORKS = {"alex": torchvision.models.alexnet, "vgg": torchvision.models.vgg16}
 
@@ -109,10 +110,10 @@ def test_files_that_do_not_fit_are_told_in_a_sentence(file: Path, network: str, 
         LpipsDistance(network, "nowhere.pth")
 
 
-def test_clip_distance_is_that_of_what_its_layers_read(clip: SiglipModel) -> None:
+def test_clip_distance_is_that_of_what_its_layers_read(clip: SiglipModel, tower: VisionTower) -> None:
     """Layers by number, against transformers' own hidden states."""
     images, others = pictures(), pictures()
-    distance = ClipDistance(clip.vision_model, [1, 3])
+    distance = ClipDistance(tower.encoder, [1, 3])
     states = [
         clip.vision_model(pixel_values=x, output_hidden_states=True).hidden_states for x in (others, images)
     ]
@@ -124,27 +125,27 @@ def test_clip_distance_is_that_of_what_its_layers_read(clip: SiglipModel) -> Non
     torch.testing.assert_close(distance(others, images), expected)
 
 
-def test_clip_distance_tells_equal_from_unequal(clip: SiglipModel) -> None:
+def test_clip_distance_tells_equal_from_unequal(tower: VisionTower) -> None:
     images = pictures()
-    distance = build_perceptual(PerceptualConfig(kind="clip"), clip.vision_model)
+    distance = build_perceptual(PerceptualConfig(kind="clip"), tower.encoder)
     assert distance is not None
     assert distance(images, images).item() == 0
     near, far = (distance(images + noise * torch.randn_like(images), images) for noise in (0.05, 0.5))
     assert 0 < near < far
 
 
-def test_clip_layers_by_default_are_spread_over_its_depth(clip: SiglipModel) -> None:
-    assert ClipDistance(clip.vision_model, []).layers == {1, 2}  # of three
-    clip.vision_model.encoder.layers.extend(nn.Identity() for _ in range(21))
-    assert ClipDistance(clip.vision_model, []).layers == {6, 12, 18}  # of 24
+def test_clip_layers_by_default_are_spread_over_its_depth(tower: VisionTower) -> None:
+    assert ClipDistance(tower.encoder, []).layers == {1, 2}  # of three
+    tower.encoder.model.encoder.layers.extend(nn.Identity() for _ in range(21))
+    assert ClipDistance(tower.encoder, []).layers == {6, 12, 18}  # of 24
 
 
 @pytest.mark.parametrize("kind", ["clip", "lpips"])
 def test_gradients_reach_the_reconstruction_only(
-    clip: SiglipModel, file: Path, network: str, kind: str
+    tower: VisionTower, file: Path, network: str, kind: str
 ) -> None:
     config = PerceptualConfig(kind=kind, network=network, weights=str(file), clip_layers=[3])
-    distance = build_perceptual(config, clip.vision_model)
+    distance = build_perceptual(config, tower.encoder)
     assert distance is not None
     assert not any(module.training for module in list(distance.modules())[1:])
     images, reconstructions = pictures(), pictures().requires_grad_()
@@ -154,15 +155,26 @@ def test_gradients_reach_the_reconstruction_only(
     assert all(weight.grad is None and not weight.requires_grad for weight in distance.parameters())
 
 
-def test_none_is_none(clip: SiglipModel) -> None:
-    assert build_perceptual(PerceptualConfig(), clip.vision_model) is None
-    assert clip.vision_model.post_layernorm.weight.requires_grad, "CLIP is left as it is"
+def test_none_is_none(tower: VisionTower) -> None:
+    assert build_perceptual(PerceptualConfig(), tower.encoder) is None
 
 
-def test_choices_that_do_not_exist_are_refused(clip: SiglipModel) -> None:
+def test_the_encoder_trains_on_while_its_copy_stays(tower: VisionTower) -> None:
+    images, others = pictures(), pictures()
+    distance = build_perceptual(PerceptualConfig(kind="clip"), tower.encoder)
+    assert distance is not None
+    before = distance(others, images)
+    with torch.no_grad():
+        for weight in tower.encoder.parameters():
+            assert weight.requires_grad
+            weight.add_(0.1)
+    assert torch.equal(distance(others, images), before)
+
+
+def test_choices_that_do_not_exist_are_refused(tower: VisionTower) -> None:
     with pytest.raises(UserError, match="loss.perceptual.kind is 'vgg'; the choices are none, lpips, clip"):
         PerceptualConfig(kind="vgg")
     with pytest.raises(UserError, match="loss.perceptual.network is 'squeeze'; the choices are vgg, alex"):
         PerceptualConfig(network="squeeze")
     with pytest.raises(UserError, match=r"clip_layers is \[0, 2\], but this CLIP has the layers 1 to 3"):
-        ClipDistance(clip.vision_model, [0, 2])
+        ClipDistance(tower.encoder, [0, 2])

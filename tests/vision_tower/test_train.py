@@ -24,6 +24,7 @@ from vilau_common.training import OptimizerConfig, TrainingConfig, TrainingInter
 from vilau_common.training import checkpoint as checkpoints
 from vilau_vision_tower import train as train_module
 from vilau_vision_tower.clip import TextEncoder, load_clip
+from vilau_vision_tower.clip.config import SiglipClipConfig
 from vilau_vision_tower.data import CaptionDataConfig, read_images
 from vilau_vision_tower.discriminator import DiscriminatorConfig
 from vilau_vision_tower.losses import AdversarialConfig, PerceptualConfig, TowerLossConfig, psnr
@@ -70,7 +71,7 @@ def config(scenes: Path, clip_run: Path, tmp_path: Path) -> TrainTowerConfig:
         directory=str(tmp_path / "tower"),
         data=data_config(scenes),
         tower=TowerConfig(
-            clip=str(clip_run),
+            clip=SiglipClipConfig(pretrained=str(clip_run)),
             # So small a decay that codes die and restart all the time, by random numbers.
             quantizer=QuantizerConfig(codebook_size=16, depth=2, ema_decay=0.5),
             decoder=DECODER,
@@ -115,7 +116,8 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     assert (tower.depth, tower.codebook_size, tower.image_size) == (2, 16, IMAGE_SIZE)
     assert tower.quantizer.started
     change = (
-        tower.encoder.embeddings.patch_embedding.weight - clip.vision_model.embeddings.patch_embedding.weight
+        tower.encoder.model.embeddings.patch_embedding.weight
+        - clip.vision_model.embeddings.patch_embedding.weight
     )
     assert 0 < change.abs().max() < 0.1, "it began at CLIP's weights and went on from there"
     texts = TextEncoder.from_pretrained(Path(config.directory) / "model" / TEXT_ENCODER)
@@ -213,8 +215,9 @@ def test_what_is_missing_or_does_not_fit_is_told_in_a_sentence(
     config: TrainTowerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_module, "train", lambda *args, **kwargs: pytest.fail("training began"))
+    nowhere = SiglipClipConfig(pretrained="nowhere")
     with pytest.raises(UserError, match="no CLIP in .*nowhere"):
-        train_tower(dataclasses.replace(config, tower=dataclasses.replace(config.tower, clip="nowhere")))
+        train_tower(dataclasses.replace(config, tower=dataclasses.replace(config.tower, clip=nowhere)))
     no_lpips = PerceptualConfig(kind="lpips", weights="nowhere.pth")
     with pytest.raises(UserError, match="nowhere.pth cannot be read as torchvision's weights of vgg"):
         train_tower(dataclasses.replace(config, loss=TowerLossConfig(perceptual=no_lpips)))
@@ -227,8 +230,6 @@ def test_what_is_missing_or_does_not_fit_is_told_in_a_sentence(
                 data=dataclasses.replace(config.data, directory=str(tmp_path / "nowhere")),
             )
         )
-    with pytest.raises(UserError, match=r"reads pictures of 32 pixels, but data.image_size is 64"):
-        train_tower(dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=64)))
 
 
 def test_a_run_goes_on_with_its_own_settings_only(config: TrainTowerConfig) -> None:
@@ -239,9 +240,11 @@ def test_a_run_goes_on_with_its_own_settings_only(config: TrainTowerConfig) -> N
 
 
 def test_a_run_goes_on_from_its_own_clip_only(config: TrainTowerConfig, tmp_path: Path) -> None:
-    config.tower.clip = str(shutil.copytree(config.tower.clip, tmp_path / "clip"))
+    assert isinstance(config.tower.clip, SiglipClipConfig)
+    copy = shutil.copytree(config.tower.clip.pretrained, tmp_path / "clip")
+    config.tower.clip = SiglipClipConfig(pretrained=str(copy))
     train_tower(config)
-    weights = Path(config.tower.clip) / "model" / "model.safetensors"
+    weights = copy / "model" / "model.safetensors"
     state = load_file(weights)
     save_file({**state, "logit_scale": state["logit_scale"] + 1}, weights, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r'another configuration \(clip_fingerprint "\w+" -> "\w+"\)'):

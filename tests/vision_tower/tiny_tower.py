@@ -74,7 +74,7 @@ def tiny_task(
         ContrastiveConfig(kind=kind),
         loss,
         torch.randint(256, (4, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8).numpy(),
-        build_perceptual(loss.perceptual, clip.vision_model),
+        build_perceptual(loss.perceptual, tower.encoder),
     )
 
 

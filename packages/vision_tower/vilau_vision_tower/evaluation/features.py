@@ -110,8 +110,7 @@ def _model_directory(path: Path) -> Path:
 def _clip_of(tower: Path) -> Path:
     """The directory of the CLIP that a tower's run began with."""
     file = tower / "config.yaml"
-    said = OmegaConf.select(OmegaConf.load(file), "tower.clip") if file.is_file() else None
-    path = said if isinstance(said, str) else OmegaConf.select(said, "pretrained") if said else None
+    path = OmegaConf.select(OmegaConf.load(file), "tower.clip.pretrained") if file.is_file() else None
     if path is None or not Path(path).is_dir():
         where = f"it began with {path}, which is not here" if path else "its run does not say which"
         raise NotComputed(

@@ -23,7 +23,7 @@ from PIL import Image
 
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import IMAGE_FIELDS, JSON_FIELD, image_field, json_field
-from vilau_common.data.image_folder import read_captions
+from vilau_common.data.sources.image_folder import read_captions
 from vilau_common.data.shards import DATASET_FILE, dataset_info, read_shards
 from vilau_common.data.tar_members import split_member_name
 from vilau_common.data.worlds.base import World

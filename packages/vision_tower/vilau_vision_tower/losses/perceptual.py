@@ -8,6 +8,7 @@ published w; `clip` takes the image encoder that the tower starts from, w = 1, a
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
 from dataclasses import dataclass, field
@@ -16,9 +17,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import SiglipVisionModel
 
 from vilau_common.errors import UserError
+from vilau_vision_tower.clip.image import ImageEncoder
 
 KINDS = ("none", "lpips", "clip")
 # Trunks of LPIPS and the files that torchvision keeps their ImageNet weights in.
@@ -53,10 +54,8 @@ class PerceptualConfig:
             )
 
 
-def build_perceptual(
-    config: PerceptualConfig, clip: SiglipVisionModel
-) -> LpipsDistance | ClipDistance | None:
-    """The distance that `config` describes, frozen; None for kind=none. Takes `clip` over where it needs it.
+def build_perceptual(config: PerceptualConfig, clip: ImageEncoder) -> LpipsDistance | ClipDistance | None:
+    """The distance that `config` describes, frozen; None for kind=none. `clip` is copied: it may go on to train.
 
     Raises UserError where weights are missing.
     """
@@ -80,16 +79,16 @@ class LpipsDistance(nn.Module):
 
 
 class ClipDistance(nn.Module):
-    """Mean squared difference of CLIP's unit-length features, frozen; between 0 and 4.
+    """Mean squared difference of CLIP's unit-length features at the patches, frozen; between 0 and 4.
 
     The features after layer l are what layer l + 1 reads, behind its norm: the residual stream itself is ruled by a
     few huge channels, which tell pictures apart badly.
     """
 
-    def __init__(self, encoder: SiglipVisionModel, layers: list[int]) -> None:
+    def __init__(self, encoder: ImageEncoder, layers: list[int]) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(False).eval()
-        depth = len(encoder.encoder.layers)
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+        depth = len(encoder.layers)
         self.layers = frozenset(layers or (max(1, round(share * depth)) for share in LAYER_SHARES))
         if not self.layers <= set(range(1, depth + 1)):
             raise UserError(
@@ -103,13 +102,13 @@ class ClipDistance(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """float [B, 3, H, W] -> unit vectors of each layer, float [B, positions, width]."""
-        layers = self.encoder.encoder.layers
-        readers = [*(layer.layer_norm1 for layer in layers[1:]), self.encoder.post_layernorm]
-        hidden, features = self.encoder.embeddings(images), []
+        features = []
+        tokens = self.encoder.embed(self.encoder.normalized(images))
         for number in range(1, max(self.layers) + 1):
-            hidden = layers[number - 1](hidden, attention_mask=None)
+            tokens = self.encoder.run(self.encoder.layers[number - 1], tokens)
             if number in self.layers:
-                features.append(F.normalize(readers[number - 1](hidden), dim=-1))
+                patches = tokens[:, self.encoder.prefix_tokens :]
+                features.append(F.normalize(self.encoder.norms[number - 1](patches), dim=-1))
         return features
 
 

@@ -12,7 +12,7 @@ from vilau_vision_tower.train import TrainTowerConfig
 class FirstStagesConfig:
     """Made once, before the points, where it does not stand: overrides of the command that makes it; null: never.
 
-    prepare: the data set `data.directory`. clip: the stand-in `tower.clip`, trained on it.
+    prepare: the data set `data.directory`. clip: the stand-in `tower.clip.pretrained`, trained on it.
     """
 
     prepare: list[str] | None = None

@@ -92,7 +92,7 @@ def first_point(overrides: Sequence[str], place: Path) -> SweepPointConfig:
 
 def make_first(base: SweepPointConfig, place: Path) -> None:
     """Prepare the data and train the CLIP stand-in, where the sweep says how and they do not stand."""
-    data, clip = base.data.directory, base.tower.clip
+    data, clip = base.data.directory, base.tower.clip.pretrained
     if base.first.prepare is not None and not (Path(data) / "train" / DATASET_FILE).is_file():
         overrides = [f"directory={data}", *base.first.prepare]
         prepare(
