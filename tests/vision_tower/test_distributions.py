@@ -191,9 +191,9 @@ def test_clip_is_the_one_that_the_tower_began_with(clip_directory: Path, tmp_pat
         NotComputed, match="features=clip needs .* its run does not say which: name its directory"
     ):
         build_features("clip", None, tower, CPU)
-    (tower / "config.yaml").write_text(f"tower: {{clip: {clip_directory}}}")
+    (tower / "config.yaml").write_text(f"tower: {{clip: {{pretrained: {clip_directory}}}}}")
     assert build_features("clip", None, tower, CPU).suffix == "_clip"
-    (tower / "config.yaml").write_text("tower: {clip: gone}")
+    (tower / "config.yaml").write_text("tower: {clip: {pretrained: gone}}")
     with pytest.raises(NotComputed, match="it began with gone, which is not here"):
         build_features("clip", None, tower, CPU)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from evaluated import batch_of
 from PIL import Image
+from tiny_tower import IMAGE_SIZE
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
 from vilau_common.data.split import load_split
@@ -37,7 +38,7 @@ def run(tower: VisionTower, clip: SiglipModel, tokenizer: PreTrainedTokenizerFas
     tower.save_pretrained(directory / "model")
     TextEncoder(clip.text_model, tokenizer).save_pretrained(directory / "model" / TEXT_ENCODER)
     clip.save_pretrained(tmp_path / "clip")
-    (directory / "config.yaml").write_text(f"tower: {{clip: {tmp_path / 'clip'}}}")
+    (directory / "config.yaml").write_text(f"tower: {{clip: {{pretrained: {tmp_path / 'clip'}}}}}")
     return directory
 
 
@@ -132,7 +133,7 @@ def test_a_saved_tower_without_texts_is_measured_in_pixels(
 ) -> None:
     tower.save_pretrained(tmp_path / "saved")
     found = evaluate_tower(config(tmp_path / "saved", scenes, features=None))
-    images = to_tensor(read_images(scenes / "test"))
+    images = to_tensor(read_images(scenes / "test", size=IMAGE_SIZE))
     assert found["tower/psnr"] == pytest.approx(
         psnr(images, tower.decode(tower.encode(images))).mean().item(), rel=1e-4
     )

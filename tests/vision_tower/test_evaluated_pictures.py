@@ -94,6 +94,11 @@ def test_a_prepared_data_set_stands_for_its_test_split(scenes: Path) -> None:
         assert np.array_equal(np.stack([picture.image for picture in found]), split.images)
         assert [picture.captions for picture in found] == split.captions
         assert [picture.scene for picture in found] == split.scenes
+        assert "red circle" in source.folders and len(source.folders) == 24
+        alone = [len(scene.objects) == 1 for scene in split.scenes if scene is not None]
+        assert [picture.label is not None for picture in found] == alone and 0 < sum(alone) < len(alone)
+        labelled = [picture for picture in found if picture.label is not None]
+        assert all(picture.label in picture.captions[0] for picture in labelled), "a large red circle at …"
 
 
 def test_other_sizes_become_the_centre_square(tmp_path: Path) -> None:

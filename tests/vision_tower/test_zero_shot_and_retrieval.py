@@ -71,6 +71,10 @@ def test_lines_of_a_class_list_belong_to_sorted_folders_or_to_those_that_they_na
     assert read_classes(str(named), ["n01"]).number("n01") == 1, "some of the classes are enough"
     with pytest.raises(UserError, match=r"has 2 lines, but the pictures lie in 3 class folders"):
         read_classes(str(plain), ["n01", "n02", "n03"])
+    by_folder = read_classes("folders", ["siamese_cat", "tench"])
+    assert (by_folder.names, by_folder.number("tench")) == (["siamese cat", "tench"], 1)
+    with pytest.raises(NotComputed, match="lie in no class folders"):
+        read_classes("folders", [])
     plain.write_text("n01\ttench\ngoldfish\n")
     with pytest.raises(UserError, match="some lines name a folder"):
         read_classes(str(plain), [])

@@ -19,8 +19,9 @@ class TowerMetricsConfig:
     transformers image model; or null (not measured). Numbers of any but Inception carry its name (rfid_clip).
     inception_weights: a local copy of torch-fidelity's file. kid_pictures: kept for KID, and kid_subset_size:
     compared at a time, at most.
-    classes: a class list for zero-shot accuracy: `imagenet`, or a file with a name a line (or FOLDER<tab>name).
-    templates: openai_imagenet, simple, or a file with a template a line.
+    classes: a class list for zero-shot accuracy: `imagenet`; `folders`, the class folders' names (of a built-in world:
+    "red circle" and so on, for pictures of one object); or a file with a name a line (or FOLDER<tab>name).
+    templates: openai_imagenet, simple, article, or a file with a template a line.
     retrieval_pictures: the gallery of the retrieval, at most (0: none); retrieval_captions: of each, at most.
     near_misses: of a built-in world's pictures, so many at most are compared with captions that are almost true.
     grid: pictures on each sheet.

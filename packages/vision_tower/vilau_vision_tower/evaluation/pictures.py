@@ -23,8 +23,8 @@ from PIL import Image
 
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import IMAGE_FIELDS, JSON_FIELD, image_field, json_field
-from vilau_common.data.sources.image_folder import read_captions
 from vilau_common.data.shards import DATASET_FILE, dataset_info, read_shards
+from vilau_common.data.sources.image_folder import read_captions
 from vilau_common.data.tar_members import split_member_name
 from vilau_common.data.worlds.base import World
 from vilau_common.data.worlds.registry import WORLD_CONFIGS, world_of
@@ -61,7 +61,10 @@ class StoredPicture:
 
 @dataclass
 class PictureSource:
-    """total: how many pictures there are. stored: starts a pass over them. folders: class folders, sorted."""
+    """total: how many pictures there are. stored: starts a pass over them.
+
+    folders: class folders, sorted; of a built-in world its kinds of objects, of which pictures of one object are.
+    """
 
     total: int
     stored: Callable[[], Iterator[StoredPicture]]
@@ -78,7 +81,8 @@ def open_pictures(path: Path) -> PictureSource:
     if (path / DATASET_FILE).is_file():
         info = dataset_info(path)
         world = world_of(path) if info.info.get("world") in WORLD_CONFIGS else None
-        return PictureSource(info.samples, lambda: _prepared(path), [], world)
+        kinds = [] if world is None else world.kinds_of_objects()
+        return PictureSource(info.samples, lambda: _prepared(path), kinds, world)
     if tars := sorted(path.rglob("*.tar")):
         return PictureSource(
             sum(map(_count, tars)), lambda: itertools.chain.from_iterable(map(_tar, tars)), []
@@ -88,7 +92,7 @@ def open_pictures(path: Path) -> PictureSource:
         raise UserError(
             f"data={path}: there are neither pictures ({', '.join(IMAGE_FIELDS)}) nor *.tar shards in it"
         )
-    captions = read_captions(path, files)
+    captions = read_captions(path, files, caption_key=None)
     folders = sorted({file.relative_to(path).parts[0] for file in files if file.parent != path})
     return PictureSource(
         len(files), lambda: (_file(path, file, captions.get(file, [])) for file in files), folders
@@ -113,7 +117,7 @@ class Decoding:
         waiting: deque[Future[EvaluatedPicture | BadSample]] = deque()
         with ThreadPoolExecutor(self.threads) as pool:
             for picture in stored:
-                waiting.append(pool.submit(_decoded, picture, self.size))
+                waiting.append(pool.submit(_decoded, picture, self.size, self.source.world))
                 if len(waiting) > DECODED_AHEAD * self.threads:
                     yield from self._taken(waiting.popleft())
             while waiting:
@@ -138,17 +142,20 @@ class Decoding:
             )
 
 
-def _decoded(stored: StoredPicture, size: int) -> EvaluatedPicture | BadSample:
+def _decoded(stored: StoredPicture, size: int, world: World | None) -> EvaluatedPicture | BadSample:
     try:
         fields = stored.read()
         record = json_field(fields) if JSON_FIELD in fields else {}
-        scene = record.get("scene")
+        scene = None if record.get("scene") is None else Scene.from_json(record["scene"])
+        label = stored.folder if stored.folder is not None else _label(fields)
+        if label is None and world is not None and scene is not None:
+            label = world.kind_of(scene)
         return EvaluatedPicture(
             name=stored.name,
             image=_centre_square(image_field(fields), size),
             captions=stored.captions or _captions(fields, record),
-            label=stored.folder if stored.folder is not None else _label(fields),
-            scene=None if scene is None else Scene.from_json(scene),
+            label=label,
+            scene=scene,
         )
     except (BadSample, OSError) as error:
         return BadSample(f"{stored.name}: {error}")

@@ -128,9 +128,8 @@ def build_metrics(
             ),
         )
     if config.classes is not None:
-        classes = read_classes(config.classes, source.folders)
-        templates = read_templates(config.templates)
-        want(("zero_shot_top1",), lambda: ZeroShot(texts(), classes, templates))
+        classes, templates = config.classes, read_templates(config.templates)
+        want(("zero_shot_top1",), lambda: ZeroShot(texts(), read_classes(classes, source.folders), templates))
     if config.retrieval_pictures:
         want(("retrieval",), lambda: Retrieval(texts(), config.retrieval_pictures, config.retrieval_captions))
     if (world := source.world) is not None:

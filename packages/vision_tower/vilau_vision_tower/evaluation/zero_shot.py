@@ -17,7 +17,7 @@ from vilau_vision_tower.clip import TextEncoder
 from vilau_vision_tower.evaluation.metric import EvaluatedBatch, Metric, NotComputed, shares_within
 
 PROMPTS = Path(__file__).parent / "prompts"
-IMAGENET = "imagenet"
+IMAGENET, FOLDERS = "imagenet", "folders"
 TEXTS_AT_ONCE = 512
 TOP = (1, 5)
 
@@ -40,11 +40,16 @@ class ClassList:
 
 
 def read_classes(classes: str, folders: list[str]) -> ClassList:
-    """`imagenet`, or a text file with a class a line: its name, or FOLDER<tab>name.
+    """`imagenet`; `folders`, by whose names; or a text file with a class a line: its name, or FOLDER<tab>name.
 
     folders: of the data, sorted; where lines do not name theirs, the first line is that of the first folder. UserError:
-    a file that cannot be read so.
+    a file that cannot be read so. NotComputed: there are no folders.
     """
+    if classes == FOLDERS:
+        if not folders:
+            raise NotComputed("classes=folders: the pictures lie in no class folders")
+        names = [folder.replace("_", " ") for folder in folders]
+        return ClassList(names, {folder: number for number, folder in enumerate(folders)})
     path = PROMPTS / "imagenet_classes.txt" if classes == IMAGENET else Path(classes)
     pairs = [line.rpartition("\t")[::2] for line in read_lines(path, "classes")]
     names = [name for _, name in pairs]
@@ -60,7 +65,7 @@ def read_classes(classes: str, folders: list[str]) -> ClassList:
 
 
 def read_templates(templates: str) -> list[str]:
-    """`openai_imagenet` (80 templates), `simple` (a photo of a {}), or a text file with a template a line."""
+    """`openai_imagenet` (80 of them), `simple` (a photo of a {}), `article` (a {}), or a text file, one a line."""
     inside = PROMPTS / f"{templates}.txt"
     lines = read_lines(inside if inside.is_file() else Path(templates), "templates")
     for line in lines:

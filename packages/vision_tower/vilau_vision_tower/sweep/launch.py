@@ -25,6 +25,7 @@ from vilau_common.data.shards import DATASET_FILE
 from vilau_common.errors import UserError
 from vilau_common.report.sweep import build_sweep_report
 from vilau_common.run import RunDirectory
+from vilau_vision_tower.clip.config import SiglipClipConfig
 from vilau_vision_tower.sweep.config import SweepPointConfig
 from vilau_vision_tower.sweep.point import run_point
 from vilau_vision_tower.sweep.table import write_table
@@ -92,7 +93,7 @@ def first_point(overrides: Sequence[str], place: Path) -> SweepPointConfig:
 
 def make_first(base: SweepPointConfig, place: Path) -> None:
     """Prepare the data and train the CLIP stand-in, where the sweep says how and they do not stand."""
-    data, clip = base.data.directory, base.tower.clip.pretrained
+    data = base.data.directory
     if base.first.prepare is not None and not (Path(data) / "train" / DATASET_FILE).is_file():
         overrides = [f"directory={data}", *base.first.prepare]
         prepare(
@@ -100,7 +101,13 @@ def make_first(base: SweepPointConfig, place: Path) -> None:
                 "prepare", overrides, PrepareConfig, groups=data_preparation.SCHEMA_GROUPS, directory=place
             )
         )
-    stands = RunDirectory(clip).finished() is not None or (Path(clip) / "config.json").is_file()
-    if base.first.clip is not None and not stands:
+    if base.first.clip is None:
+        return
+    if not isinstance(base.tower.clip, SiglipClipConfig):
+        raise UserError(
+            "first.clip makes the stand-in of clip=stand_in; with another CLIP set first.clip=null"
+        )
+    clip = base.tower.clip.pretrained
+    if RunDirectory(clip).finished() is None and not (Path(clip) / "config.json").is_file():
         overrides = [f"directory={clip}", f"data.directory={data}", *base.first.clip]
         train_clip(load_config("train_clip", overrides, TrainClipConfig, directory=place))

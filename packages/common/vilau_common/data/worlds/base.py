@@ -91,6 +91,16 @@ class World(ABC):
     def parse_caption(self, caption: str) -> Scene | None:
         """The scene that a full caption describes, None if it is not a full caption of this world."""
 
+    @abstractmethod
+    def kinds_of_objects(self) -> list[str]:
+        """All "colour shape" that an object can be: the classes of zero-shot classification."""
+
+    def kind_of(self, scene: Scene) -> str | None:
+        """The kind of a scene's only object; None where there are several."""
+        if len(scene.objects) != 1:
+            return None
+        return f"{scene.objects[0].colour} {scene.objects[0].shape}"
+
     def relation_holds(self, relation: str, first: SceneObject, second: SceneObject) -> bool:
         """Whether `first` is <relation> `second`; worlds without places know no relation."""
         raise NotImplementedError(f"the world {self.name} knows no relation {relation!r}")
