@@ -170,7 +170,7 @@ def test_a_signal_stops_the_sweep_and_the_next_start_goes_on(
 
 @pytest.mark.usefixtures("no_page")
 def test_what_the_points_stand_on_is_made_first(common: list[str], tmp_path: Path) -> None:
-    world = f"world={{image_size: {IMAGE_SIZE}, train_count: 40, test_count: 8, held_out_count: 2}}"
+    world = f"source={{image_size: {IMAGE_SIZE}, train_count: 40, test_count: 8, held_out_count: 2}}"
     small = [*TINY[:3], "training.steps=1", "training.schedule.warmup_steps=0", "clip.patch_size=8"]
     listed = ", ".join(f"'{override}'" for override in small)
     places = {"data.directory": tmp_path / "data", "tower.clip.pretrained": tmp_path / "clip"}
