@@ -21,8 +21,8 @@ UV := $(BIN)/python -m uv
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("%s is Python %d.%d, but vilau needs \
 Python 3.11 or newer: run make setup PYTHON=python3.11, where no older .venv stands" % ((sys.executable,) + tuple(v)))
 
-.PHONY: help setup demo smoke test lint format prepare train-clip train-tower tokenize train-lm evaluate report \
-	bench requirements clean
+.PHONY: help setup demo smoke test lint format prepare train-clip train-tower evaluate-tower sweep tokenize train-lm \
+	evaluate report bench requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ train-clip: $(STAMP)  ## train the CLIP stand-in
 
 train-tower: $(STAMP)  ## train the vision tower
 	@$(BIN)/vilau train-tower $(ARGS)
+
+evaluate-tower: $(STAMP)  ## measure a tower on any pictures (ARGS="tower_directory=… data=…")
+	@$(BIN)/vilau evaluate-tower $(ARGS)
+
+sweep: $(STAMP)  ## towers over K and D, one by one or side by side: runs/sweep (ARGS="hydra/launcher=joblib")
+	@$(BIN)/vilau sweep $(ARGS)
 
 tokenize: $(STAMP)  ## turn a data set's pictures into codes, once
 	@$(BIN)/vilau tokenize $(ARGS)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,20 @@ def test_verb_gets_its_typed_configuration(
     command(["steps=3"], conf, print_config=True)
     assert len(given) == 1  # printed instead of run
     assert capsys.readouterr().out == "steps: 3\nname: ours\n"
+
+
+def test_a_verb_that_sweeps_gets_the_overrides_themselves(
+    conf: Path, given: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = sys.modules["toy_stage"]
+    toy.with_group = lambda overrides: [*overrides, "name=swept"]  # type: ignore[attr-defined]
+    toy.first_point = lambda overrides, place: ToyConfig(steps=3, name=f"{overrides}")  # type: ignore[attr-defined]
+    command = cli._command(replace(TOY, sweeps=True))
+    command(["steps=3,4"], conf, print_config=True)
+    assert "steps=3,4" in capsys.readouterr().out
+    assert not given
+    command(["steps=3,4"], conf, print_config=False)
+    assert given == [["steps=3,4"], conf]
 
 
 def test_every_verb_is_a_command_with_help(capsys: pytest.CaptureFixture[str]) -> None:

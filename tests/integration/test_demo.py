@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(root: Path) -> list[str]:
     """The smoke demo, shorter still."""
-    counts = "world={train_count: 300, test_count: 14, held_out_count: 7}"
+    counts = "source={train_count: 300, test_count: 14, held_out_count: 7}"
     return [
         "demo",
         "experiment=smoke",

@@ -41,7 +41,7 @@ def test_missing_tower(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_missing_clip(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    error = told([*line.arguments("train-tower", tmp_path / "run"), "tower.clip=nowhere"], capsys)
+    error = told([*line.arguments("train-tower", tmp_path / "run"), "tower.clip.pretrained=nowhere"], capsys)
     assert "nowhere" in error and "train-clip" in error
 
 

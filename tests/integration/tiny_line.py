@@ -64,7 +64,7 @@ class Line:
                 "train-clip": [f"data.directory={data}", *TINY_CLIP, *schedule(steps)],
                 "train-tower": [
                     f"data.directory={data}",
-                    f"tower.clip={clip}",
+                    f"tower.clip.pretrained={clip}",
                     *TINY_TOWER,
                     *schedule(steps),
                 ],

@@ -21,8 +21,9 @@ from vilau_unified_lm.data import DocumentDataConfig, DocumentEncoder, MixtureCo
 from vilau_unified_lm.document import Document, ImageSegment, TextSegment
 from vilau_unified_lm.packing import IGNORE
 from vilau_unified_lm.vocabulary import Vocabulary
+from vilau_vision_tower.tokenize import CodesOrigin
 
-TOWER = "0123456789abcdef"
+TOWER = CodesOrigin(fingerprint="0123456789abcdef", codebook_size=K, depth=D, grid=(3, 3))
 
 
 def data_config(directory: Path | str = "", **changes: Any) -> DocumentDataConfig:
@@ -229,7 +230,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if number % 10 == 3:
             codes[0, 0, 0, 0] = K
         samples.append(sample_fields(codes, captions=[CAPTIONS[number % 4]], texts=[CAPTIONS[number % 4]]))
-    write_codes(directory / "train", samples, TOWER)
+    write_codes(directory / "train", samples, TOWER.to_info())
     return directory
 
 
@@ -302,9 +303,13 @@ def test_text_alone_makes_batches_without_pictures(
 def test_codes_of_another_tower_are_refused(
     shards: Path, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
-    sentence = f"were made with the tower {TOWER}, but this LM's tower is fedcba.*run `vilau tokenize`"
+    other = replace(TOWER, fingerprint="fedcba", grid=(4, 4))
+    sentence = (
+        f"were made with the tower {TOWER.fingerprint}, but this LM's tower is fedcba "
+        r"\(grid \[3, 3\], not \[4, 4\]\); run `vilau tokenize`"
+    )
     with pytest.raises(UserError, match=sentence):
-        document_loader(data_config(shards), tokenizer, vocabulary, "fedcba", seed=0, log_directory=tmp_path)
+        document_loader(data_config(shards), tokenizer, vocabulary, other, seed=0, log_directory=tmp_path)
 
 
 def test_missing_codes_are_told(

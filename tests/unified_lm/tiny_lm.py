@@ -150,8 +150,8 @@ def sample_fields(codes: np.ndarray, **changes: Any) -> dict[str, bytes]:
     return {"codes.npy": file.getvalue(), "json": json.dumps(record).encode()}
 
 
-def write_codes(directory: Path, samples: Sequence[Mapping[str, bytes]], tower: str) -> None:
-    """Code shards as `vilau tokenize` makes them, of the tower with the fingerprint `tower`."""
-    with ShardWriter(directory, {"tower": tower}, samples_per_shard=20) as writer:
+def write_codes(directory: Path, samples: Sequence[Mapping[str, bytes]], info: Mapping[str, Any]) -> None:
+    """Code shards as `vilau tokenize` makes them. info: what their dataset.json tells of the tower."""
+    with ShardWriter(directory, info, samples_per_shard=20) as writer:
         for number, fields in enumerate(samples):
             writer.write(f"{number:04d}", fields)

@@ -60,5 +60,5 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = ScenesConfig(
         image_size=tiny_tower.IMAGE_SIZE, train_count=64, test_count=12, held_out_count=0, held_out_pairs=[]
     )
-    prepare(PrepareConfig(directory=str(directory), world=world, samples_per_shard=40, hard_negatives=4))
+    prepare(PrepareConfig(directory=str(directory), source=world, samples_per_shard=40, hard_negatives=4))
     return directory

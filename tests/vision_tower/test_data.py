@@ -89,11 +89,34 @@ def test_captions_are_the_first_or_any(tokenizer: PreTrainedTokenizerFast) -> No
     assert {encode(any_one, stored(), seed).caption for seed in range(20)} == {"first", "second"}
 
 
+def test_pictures_of_other_sizes_are_fitted_and_those_that_fit_stay(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    image = np.random.default_rng(0).integers(256, size=(SIZE, SIZE + 4, 3), dtype=np.uint8)
+    reader = encoder(tokenizer)
+    wide = encode(reader, {**stored(), "png": encode_png(image)}).image
+    assert np.array_equal(wide, image[:, 2:-2])
+    fitting = encode(reader, {**stored(), "png": encode_png(image[:, :SIZE])}).image
+    assert np.array_equal(fitting, image[:, :SIZE])
+    assert encode(reader, stored(shape=(40, 17), value=9)).image.shape == (SIZE, SIZE, 3)
+    assert (encode(reader, stored(shape=(3, 5), value=9)).image == 9).all()
+
+
+def test_random_crops_take_the_stored_picture_not_its_centre(tokenizer: PreTrainedTokenizerFast) -> None:
+    # Dark but for the outermost columns, which the centre square leaves out.
+    image = np.zeros((SIZE, 3 * SIZE, 3), np.uint8)
+    image[:, : SIZE // 2] = image[:, -SIZE // 2 :] = 255
+    fields = {**stored(), "png": encode_png(image)}
+    reader = encoder(tokenizer, augmentation=AugmentationConfig(random_crop_scale=0.1))
+    assert not encode(encoder(tokenizer), fields).image.any()
+    seen = [encode(reader, fields, seed).image for seed in range(40)]
+    assert any(each.any() for each in seen)
+    assert np.array_equal(seen[7], encode(reader, fields, 7).image)
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        (stored(shape=(SIZE, SIZE + 4)), "image is 12x8, not 8 square"),
-        (stored(shape=(16, 16)), "image is 16x16, not 8 square"),
         (stored(captions=[]), "no captions"),
         (stored(negatives=[]), "no negatives"),
         (stored(), "no negatives"),
@@ -134,9 +157,10 @@ def test_test_pictures_come_in_order(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "test", {}, samples_per_shard=2) as writer:
         for number in range(5):
             writer.write(f"{number}", stored(value=number))
-    assert read_images(tmp_path / "test")[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
-    assert read_images(tmp_path / "test", 3)[:, 0, 0, 0].tolist() == [0, 1, 2]
-    assert len(read_images(tmp_path / "test", 99)) == dataset_info(tmp_path / "test").samples
+    assert read_images(tmp_path / "test", size=SIZE)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert read_images(tmp_path / "test", 3, size=SIZE)[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert len(read_images(tmp_path / "test", 99, size=4)) == dataset_info(tmp_path / "test").samples
+    assert read_images(tmp_path / "test", 1, size=4).shape == (1, 4, 4, 3)
 
 
 def test_a_damaged_test_picture_is_told(tmp_path: Path) -> None:
@@ -144,4 +168,4 @@ def test_a_damaged_test_picture_is_told(tmp_path: Path) -> None:
         writer.write("good", stored())
         writer.write("bad", {**stored(), "png": b"nothing"})
     with pytest.raises(UserError, match="sample bad of an evaluation set is damaged"):
-        read_images(tmp_path / "test")
+        read_images(tmp_path / "test", size=SIZE)

@@ -7,9 +7,12 @@ from dataclasses import asdict
 import pytest
 import torch
 import torch.nn.functional as F
+from reference_decoder import AttnBlock, ReferenceDecoder
+from torch import nn
 
 from vilau_common.errors import UserError
 from vilau_vision_tower.decoder import (
+    AttentionBlock,
     ConvDecoder,
     ConvDecoderConfig,
     DecoderConfig,
@@ -25,7 +28,12 @@ WIDTH = 6
 
 def conv(levels: int = 3, attention: bool = True, image_size: int = 32) -> ConvDecoder:
     config = ConvDecoderConfig(
-        channels=4, channel_multipliers=[1, 2, 3][:levels], residual_blocks=1, attention=attention, groups=2
+        latent_channels=5,
+        channels=4,
+        channel_multipliers=[1, 2, 3][:levels],
+        residual_blocks=1,
+        attention=attention,
+        groups=2,
     )
     return ConvDecoder(config, WIDTH, image_size).eval()
 
@@ -72,6 +80,54 @@ def test_convolutions_are_wide_where_the_picture_is_small() -> None:
             )
     decoder(torch.randn(1, WIDTH, 8, 8))
     assert seen == {8: {12}, 16: {8}, 32: {4}}
+
+
+def test_the_convolutional_decoder_is_rq_vaes() -> None:
+    """Pixels and gradients, with its weights."""
+    sizes = {"embed_dim": WIDTH, "z_channels": 5, "ch": 4, "ch_mult": [1, 2, 3], "groups": 2}
+    reference = ReferenceDecoder(**sizes, num_res_blocks=1, attn_resolutions=[8], resolution=32)
+    decoder = ConvDecoder(
+        ConvDecoderConfig(
+            latent_channels=5, channels=4, channel_multipliers=[1, 2, 3], residual_blocks=2, groups=2
+        ),
+        WIDTH,
+        32,
+    )
+    theirs = iter(reference.in_order())
+    ours = (module for module in decoder.modules() if isinstance(module, nn.Conv2d | nn.GroupNorm))
+    attention = {id(module.qkv) for module in decoder.modules() if isinstance(module, AttentionBlock)}
+    for module in ours:
+        parts = [next(theirs) for _ in range(3 if id(module) in attention else 1)]
+        state = {name: torch.cat([part.state_dict()[name] for part in parts]) for name in ("weight", "bias")}
+        module.load_state_dict(state)
+    assert next(theirs, None) is None
+    features = torch.randn(2, WIDTH, 8, 8)
+    one, other = (features.clone().requires_grad_() for _ in range(2))
+    expected, images = reference(one), decoder(other)
+    torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-5)
+    for pixels in (expected, images):
+        pixels.square().sum().backward()
+    torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-5)
+    assert sum(isinstance(module, AttnBlock) for module in reference.modules()) == 3
+
+
+@pytest.mark.parametrize(("width", "image_size"), [(1024, 256), (1152, 384)])
+def test_the_default_is_the_published_decoder(width: int, image_size: int) -> None:
+    """42M weights (QLIP's table); RQ-VAE's code makes as many for VILA-U's sizes."""
+    with torch.device("meta"):
+        decoder = ConvDecoder(ConvDecoderConfig(), width, image_size)
+        reference = ReferenceDecoder(
+            embed_dim=width,
+            z_channels=256,
+            ch=128,
+            ch_mult=[1, 1, 2, 2, 4],
+            num_res_blocks=2,
+            attn_resolutions=[image_size // 16],
+            resolution=image_size,
+        )
+    count = sum(weight.numel() for weight in decoder.parameters())
+    assert count == sum(weight.numel() for weight in reference.parameters())
+    assert count == pytest.approx(42e6, rel=0.02)
 
 
 @pytest.mark.parametrize("side", [5, 9, 12])

@@ -75,7 +75,7 @@ def test_negatives_only_add_columns() -> None:
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_an_images_own_text_is_no_negative_of_it(kind: str) -> None:
     """Image 1 has image 0's text, and so has a negative: what they look like means nothing to each other."""
-    loss = ContrastiveLoss(ContrastiveConfig(kind=kind, scale=SCALE))
+    loss = ContrastiveLoss(ContrastiveConfig(kind=kind, scale=SCALE, bias=0.0))
     images, texts, negatives = unit(SIZE), unit(SIZE), unit(2)
     texts[1], negatives[0] = texts[0], texts[0]
     ids = different(SIZE + 2)

@@ -9,23 +9,33 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_tower import IMAGE_SIZE, batch_of, tiny_task, tiny_tower
+from tiny_tower import IMAGE_SIZE, BatchLoader, adversarial_weights, batch_of, tiny_task, tiny_tower
 from torch import nn
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
 from vilau_common.images import to_tensor
+from vilau_common.training import OptimizerConfig, TrainingConfig
+from vilau_common.training.state import TrainingState
 from vilau_common.training.task import check_parameter_groups
 from vilau_vision_tower.clip import TextEncoder, load_clip
 from vilau_vision_tower.losses import ContrastiveConfig, psnr
 from vilau_vision_tower.task import ClipTask, TowerTask
 from vilau_vision_tower.tower import VisionTower, load_tower
 
-WEIGHTS = {"l1": 0.5, "l2": 2.0, "contrastive": 3.0, "commitment": 0.7}
+WEIGHTS = {"l1": 0.5, "l2": 2.0, "contrastive": 3.0, "commitment": 0.7, "codebook": 0.3}
 
 
 @pytest.fixture
 def task(tower: VisionTower, clip: SiglipModel, tokenizer: PreTrainedTokenizerFast) -> TowerTask:
     task = tiny_task(tower, clip, tokenizer, **WEIGHTS)
+    task.train_mode()
+    return task
+
+
+@pytest.fixture
+def judged(tower: VisionTower, clip: SiglipModel, tokenizer: PreTrainedTokenizerFast) -> TowerTask:
+    """With a discriminator from step 2 on, and a perceptual distance."""
+    task = tiny_task(tower, clip, tokenizer, **WEIGHTS, **adversarial_weights(start_step=2))
     task.train_mode()
     return task
 
@@ -45,6 +55,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(task: TowerTask, negatives: i
         "l2": difference.square().mean(),
         "contrastive": (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :5].T, target)) / 2,
         "commitment": tower.commitment,
+        "codebook": tower.codebook,
     }
     for name, term in terms.items():
         torch.testing.assert_close(output.metrics[f"loss/{name}"], term)
@@ -52,6 +63,75 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(task: TowerTask, negatives: i
     torch.testing.assert_close(
         output.losses["main"], sum(WEIGHTS[name] * term for name, term in terms.items())
     )
+
+
+def test_perceptual_and_adversarial_terms_add_to_it(judged: TowerTask) -> None:
+    batch, network = batch_of(5), judged.network
+    network.eval()
+    before, after = (judged.training_step(network, batch, step) for step in (1, 2))
+    assert before.losses.keys() == {"main"}
+    assert set(after.metrics) - set(before.metrics) == {"loss/adversarial", "adversarial_scale"}
+    reconstruction = judged.tower(batch.images).reconstruction
+    perceptual = network.perceptual(reconstruction, batch.images)
+    torch.testing.assert_close(after.metrics["loss/perceptual"], perceptual)
+    plain = sum(WEIGHTS[name] * before.metrics[f"loss/{name}"] for name in WEIGHTS) + 0.6 * perceptual
+    torch.testing.assert_close(before.losses["main"], plain)
+    logits = network.adversarial.discriminator(reconstruction)
+    torch.testing.assert_close(after.metrics["loss/adversarial"], -logits.mean())
+    pixels = WEIGHTS["l1"] * (reconstruction - batch.images).abs().mean() + 0.6 * perceptual
+    pixels = pixels + WEIGHTS["l2"] * (reconstruction - batch.images).square().mean()
+    weight = judged.tower.decoder.output.weight
+    norms = [
+        torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (pixels, -logits.mean())
+    ]
+    scale = after.metrics["adversarial_scale"]
+    torch.testing.assert_close(scale, norms[0] / (norms[1] + 1e-4), rtol=1e-4, atol=0)
+    torch.testing.assert_close(after.losses["main"], plain - 0.4 * scale * logits.mean())
+    torch.testing.assert_close(
+        after.losses["discriminator"],
+        network.adversarial.of_discriminator(batch.images, reconstruction),
+    )
+
+
+def test_tower_and_discriminator_learn_from_their_own_loss_only(judged: TowerTask) -> None:
+    groups = judged.parameter_groups()
+    check_parameter_groups(judged.network, groups)
+    sides = {
+        name: [weight for group in groups if group.optimizer == name for weight in group.parameters]
+        for name in ("main", "discriminator")
+    }
+    for name, other in (("main", "discriminator"), ("discriminator", "main")):
+        judged.network.zero_grad()
+        judged.training_step(judged.network, batch_of(5), 2).losses[name].backward()
+        assert all(weight.grad is not None for weight in sides[name])
+        assert all(weight.grad is None for weight in sides[other])
+    assert all(weight.grad is None for weight in judged.network.perceptual.parameters())
+
+
+def test_the_discriminator_starts_late_with_a_learning_rate_of_its_own(judged: TowerTask) -> None:
+    discriminator = judged.network.adversarial.discriminator
+    runs: list[int] = []
+    discriminator.register_forward_hook(lambda *_: runs.append(state.step))
+    config = TrainingConfig(
+        steps=3,
+        gradient_clip=None,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        other_optimizers={"discriminator": OptimizerConfig(learning_rate=2e-5, betas=(0.5, 0.9))},
+    )
+    state = TrainingState(judged, BatchLoader(6), config, seed=0)
+    start = [weight.detach().clone() for weight in discriminator.parameters()]
+    for _ in range(2):
+        state.advance()
+        assert all(map(torch.equal, start, discriminator.parameters()))
+    assert runs == []
+    state.advance()
+    state.close()
+    assert set(runs) == {2}
+    # Adam's first step is the learning rate (the third of three: cosine(2 / 3) of it), whatever the gradient.
+    change = torch.stack(
+        [(a - b).abs().max() for a, b in zip(start, discriminator.parameters(), strict=True)]
+    )
+    assert change.max().item() == pytest.approx(2e-5 * 0.25, rel=1e-2)
 
 
 def test_all_but_the_text_encoder_is_trained(task: TowerTask) -> None:
@@ -83,6 +163,13 @@ def test_the_text_encoder_stays_in_evaluation_mode(task: TowerTask) -> None:
     assert not any(module.training for module in task.text_encoder.modules())
 
 
+def test_the_perceptual_distance_stays_in_evaluation_mode(judged: TowerTask) -> None:
+    judged.network.train()
+    judged.train_mode()
+    assert judged.network.adversarial.training
+    assert not any(module.training for module in judged.network.perceptual.modules())
+
+
 def test_checkpoints_leave_the_text_encoder_out(
     task: TowerTask, clip: SiglipModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -99,6 +186,17 @@ def test_checkpoints_leave_the_text_encoder_out(
         assert torch.equal(value, state[name]), name
     for name, value in other.text_encoder.state_dict().items():
         assert torch.equal(value, texts[name]), name
+
+
+def test_checkpoints_keep_the_discriminator_and_leave_the_perceptual_distance_out(judged: TowerTask) -> None:
+    state = {name: value.clone() for name, value in judged.trained_state().items()}
+    assert "adversarial.discriminator.output.weight" in state
+    assert not any(name.startswith("perceptual") for name in state)
+    frozen = {name: value.clone() for name, value in judged.network.perceptual.state_dict().items()}
+    judged.load_trained_state({name: torch.zeros_like(value) for name, value in state.items()})
+    assert all(not value.any() for value in judged.trained_state().values())
+    for name, value in judged.network.perceptual.state_dict().items():
+        assert torch.equal(value, frozen[name]), name
 
 
 def test_a_checkpoint_with_a_weight_missing_is_refused(task: TowerTask) -> None:

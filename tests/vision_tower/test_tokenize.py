@@ -19,8 +19,9 @@ from vilau_common.data.prepare import encode_png
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
 from vilau_common.errors import UserError
 from vilau_common.images import to_tensor
+from vilau_common.pictures import centre_square
 from vilau_vision_tower import tokenize as module
-from vilau_vision_tower.tokenize import TokenizeConfig, tokenize, tower_fingerprint
+from vilau_vision_tower.tokenize import CodesOrigin, TokenizeConfig, tokenize, tower_fingerprint
 from vilau_vision_tower.tower import VisionTower, load_tower
 
 
@@ -157,12 +158,11 @@ def test_the_batch_size_changes_no_code(config: TokenizeConfig) -> None:
     "bad",
     [
         {**sample(), "png": b"nothing"},
-        sample(size=16),
         {JSON_FIELD: sample()[JSON_FIELD]},
         {"png": sample()["png"]},
         {**sample(), JSON_FIELD: b"{"},
     ],
-    ids=["damaged", "another size", "no picture", "no record", "damaged record"],
+    ids=["damaged", "no picture", "no record", "damaged record"],
 )
 def test_bad_samples_are_left_out_and_told(
     config: TokenizeConfig, tmp_path: Path, bad: dict[str, bytes], capsys: pytest.CaptureFixture[str]
@@ -174,9 +174,49 @@ def test_bad_samples_are_left_out_and_told(
     assert "1 of 4 samples" in capsys.readouterr().out
 
 
+def test_pictures_of_another_size_are_fitted(config: TokenizeConfig, tmp_path: Path) -> None:
+    config = with_samples(config, tmp_path / "data", [sample(size=45)])
+    tokenize(config)
+    ((_, fields),) = read_shards(Path(config.directory) / "train")
+    tower = load_tower(config.tower_directory)
+    ((_, source),) = read_shards(tmp_path / "data" / "train")
+    codes = tower.encode(to_tensor(centre_square(image_field(source), tower.image_size)[None]))
+    assert torch.equal(torch.from_numpy(codes_field(fields, tower.codebook_size).astype(np.int64)), codes)
+
+
+def test_captions_of_others_go_where_ours_are(config: TokenizeConfig, tmp_path: Path) -> None:
+    fields = {**sample(), JSON_FIELD: b'{"url": "u"}', "txt": b"a caption"}
+    with ShardWriter(tmp_path / "data" / "train", {"caption_key": "txt"}, samples_per_shard=9) as writer:
+        writer.write("0", fields)
+    tokenize(dataclasses.replace(config, data=str(tmp_path / "data"), splits=["train"]))
+    ((_, written),) = read_shards(Path(config.directory) / "train")
+    assert json.loads(written[JSON_FIELD]) == {"url": "u", "captions": ["a caption"]}
+
+
+def test_codes_tell_the_tower_that_reads_them(config: TokenizeConfig) -> None:
+    tokenize(config)
+    tower = load_tower(config.tower_directory)
+    origin = CodesOrigin.of(tower, tower_fingerprint(config.tower_directory))
+    directory = Path(config.directory) / "test"
+    info = dataset_info(directory).info
+    origin.check(directory, info)
+    for change, told in (
+        ({"fingerprint": "0" * 16}, "other weights of the same shape"),
+        ({"fingerprint": "0" * 16, "codebook_size": 999}, f"K {tower.codebook_size}, not 999"),
+        ({"fingerprint": "0" * 16, "depth": 9}, f"D {tower.depth}, not 9"),
+        ({"fingerprint": "0" * 16, "grid": (9, 9)}, r"grid \[4, 4\], not \[9, 9\]"),
+    ):
+        with pytest.raises(
+            UserError, match=rf"tower {origin.fingerprint}, but .* tower is 0{{16}} \({told}\)"
+        ):
+            dataclasses.replace(origin, **change).check(directory, info)
+    with pytest.raises(UserError, match="holds no codes .*; `vilau tokenize` makes codes"):
+        origin.check(directory, {"world": "scenes"})
+
+
 def test_too_many_bad_samples_stop_it(config: TokenizeConfig, tmp_path: Path) -> None:
-    config = with_samples(config, tmp_path / "data", [sample(), sample(size=16)])
-    with pytest.raises(UserError, match=r"1 of 2 samples are bad.*the first: 0001: image is 16x16"):
+    config = with_samples(config, tmp_path / "data", [sample(), {**sample(), "png": b"nothing"}])
+    with pytest.raises(UserError, match=r"1 of 2 samples are bad.*the first: 0001: image field 'png'"):
         tokenize(config)
     assert not (Path(config.directory) / "train").exists()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tiny_tower import GRID, IMAGE_SIZE, WIDTH, tiny_tower
 from torch import Tensor
 from transformers import SiglipModel
@@ -46,7 +47,8 @@ def unquantised(tower: VisionTower) -> list[Tensor]:
 
     def let_through(hidden: Tensor) -> QuantizerOutput:
         seen.append(hidden)
-        return QuantizerOutput(hidden, torch.zeros(*hidden.shape[:-1], 3, dtype=torch.int64), torch.zeros(()))
+        codes, zero = torch.zeros(*hidden.shape[:-1], 3, dtype=torch.int64), torch.zeros(())
+        return QuantizerOutput(z_q=hidden, codes=codes, commitment=zero, codebook=zero)
 
     tower.quantizer.forward = let_through  # type: ignore[method-assign]
     return seen
@@ -71,7 +73,7 @@ def test_last_layer_and_pooling_are_clips(
 
 def test_carries_a_copy_of_clips_weights(tower: VisionTower, clip: SiglipModel, images: Tensor) -> None:
     for name, value in clip.vision_model.state_dict().items():
-        assert torch.equal(tower.encoder.state_dict()[name], value), name
+        assert torch.equal(tower.encoder.model.state_dict()[name], value), name
     with torch.no_grad():
         before = clip.vision_model(pixel_values=images).pooler_output
         for parameter in tower.parameters():
@@ -83,10 +85,10 @@ def test_positions_are_rows_then_columns(
     tower: VisionTower, images: Tensor, unquantised: list[Tensor]
 ) -> None:
     """Codes stand where their pixels are: the encoder's first map sees one patch a position."""
-    embedded = tower.encoder.embeddings(images)
+    embedded = tower.encoder.embed(images)
     moved = images.clone()
     moved[:, :, 8:16, 24:32] += 1  # row 1, column 3
-    changed = (tower.encoder.embeddings(moved) - embedded).abs().sum(dim=(0, 2)).view(GRID) > 0
+    changed = (tower.encoder.embed(moved) - embedded).abs().sum(dim=(0, 2)).view(GRID) > 0
     assert changed.nonzero().tolist() == [[1, 3]]
     assert tower(images).reconstruction is not None
     assert unquantised[0].shape == (3, *GRID, WIDTH)
@@ -139,7 +141,9 @@ def test_gradient_of_either_end_reaches_all_before_the_quantiser(
     last = {
         name
         for name in names
-        if name.startswith(("encoder.encoder.layers.2.", "encoder.post_layernorm.", "encoder.head."))
+        if name.startswith(
+            ("encoder.model.encoder.layers.2.", "encoder.model.post_layernorm.", "encoder.model.head.")
+        )
     }
     before = names - decoder - last
     assert any(name.startswith("quantizer.project") for name in before) == (
@@ -191,6 +195,16 @@ def test_a_tower_goes_on_training_where_it_was_saved(
                 each.train()(images)
     for name, value in tower.quantizer.state_dict().items():
         assert torch.equal(loaded.quantizer.state_dict()[name], value), name
+
+
+def test_a_tower_of_other_weights_is_refused(tower: VisionTower, tmp_path: Path) -> None:
+    """transformers would fill what is missing with random numbers."""
+    tower.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    renamed = {name.replace("encoder.model.", "encoder."): value for name, value in state.items()}
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"saved by another version: .* among them encoder\.model\."):
+        load_tower(tmp_path)
 
 
 def test_a_missing_tower_is_told_in_a_sentence(tmp_path: Path) -> None:

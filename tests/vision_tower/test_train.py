@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_tower import DECODER, IMAGE_SIZE, stand_in_config
+from tiny_tower import DECODER, IMAGE_SIZE, adversarial_weights, stand_in_config
 from torch import Tensor
 
+from vilau_common.config import load_config
 from vilau_common.data.loader import LoaderConfig
 from vilau_common.errors import UserError
 from vilau_common.images import to_tensor
@@ -23,12 +24,14 @@ from vilau_common.training import OptimizerConfig, TrainingConfig, TrainingInter
 from vilau_common.training import checkpoint as checkpoints
 from vilau_vision_tower import train as train_module
 from vilau_vision_tower.clip import TextEncoder, load_clip
+from vilau_vision_tower.clip.config import SiglipClipConfig
 from vilau_vision_tower.data import CaptionDataConfig, read_images
-from vilau_vision_tower.losses import psnr
+from vilau_vision_tower.discriminator import DiscriminatorConfig
+from vilau_vision_tower.losses import AdversarialConfig, PerceptualConfig, TowerLossConfig, psnr
 from vilau_vision_tower.quantizer import QuantizerConfig
 from vilau_vision_tower.task import TEXT_ENCODER, TowerTask
 from vilau_vision_tower.tower import load_tower
-from vilau_vision_tower.train import TowerConfig, TrainTowerConfig, train_tower
+from vilau_vision_tower.train import SCHEMA_GROUPS, TowerConfig, TrainTowerConfig, train_tower
 from vilau_vision_tower.train_clip import TrainClipConfig, train_clip
 
 STEPS = 4
@@ -68,7 +71,7 @@ def config(scenes: Path, clip_run: Path, tmp_path: Path) -> TrainTowerConfig:
         directory=str(tmp_path / "tower"),
         data=data_config(scenes),
         tower=TowerConfig(
-            clip=str(clip_run),
+            clip=SiglipClipConfig(pretrained=str(clip_run)),
             # So small a decay that codes die and restart all the time, by random numbers.
             quantizer=QuantizerConfig(codebook_size=16, depth=2, ema_decay=0.5),
             decoder=DECODER,
@@ -99,11 +102,13 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     lines = metrics_of(config.directory)
     logged = [line for line in lines if "train/loss/l2" in line]
     assert [line["step"] for line in logged] == [1, 2, 3, 4]
-    assert {f"train/loss/{term}" for term in ("l1", "l2", "contrastive", "commitment")} <= logged[0].keys()
+    assert {f"train/loss/{term}" for term in ("l1", "l2", "contrastive", "commitment", "codebook")} <= logged[
+        0
+    ].keys()
     assert result.metrics["psnr"] == [line for line in lines if "evaluate/psnr" in line][-1]["evaluate/psnr"]
 
     tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")
-    images = to_tensor(read_images(Path(config.data.directory) / "test"))
+    images = to_tensor(read_images(Path(config.data.directory) / "test", size=config.data.image_size))
     measured = psnr(images, tower.decode(tower.encode(images))).mean().item()
     assert result.metrics["psnr"] == pytest.approx(measured, rel=1e-4), (
         "of the averaged weights, on the test split"
@@ -111,13 +116,38 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     assert (tower.depth, tower.codebook_size, tower.image_size) == (2, 16, IMAGE_SIZE)
     assert tower.quantizer.started
     change = (
-        tower.encoder.embeddings.patch_embedding.weight - clip.vision_model.embeddings.patch_embedding.weight
+        tower.encoder.model.embeddings.patch_embedding.weight
+        - clip.vision_model.embeddings.patch_embedding.weight
     )
     assert 0 < change.abs().max() < 0.1, "it began at CLIP's weights and went on from there"
     texts = TextEncoder.from_pretrained(Path(config.directory) / "model" / TEXT_ENCODER)
     expected = TextEncoder(clip.text_model, tokenizer).embed(["a red circle"])
     torch.testing.assert_close(texts.embed(["a red circle"]), expected)
     assert list((Path(config.directory) / "samples").rglob("*.png"))
+
+
+def test_every_loss_is_configuration() -> None:
+    overrides = [
+        "loss={l1: 0.2, contrastive: 0.5, commitment: 0.1}",
+        "loss.perceptual={kind: clip, weight: 2.0, clip_layers: [2]}",
+        "loss.adversarial={weight: 0.75, start_step: 9, adaptive: true, discriminator: {layers: 2}}",
+        "+training.other_optimizers={discriminator: {learning_rate: 4e-5, betas: [0.5, 0.9]}}",
+    ]
+    config = load_config("train_tower", overrides, TrainTowerConfig, groups=SCHEMA_GROUPS)
+    assert config.loss == TowerLossConfig(
+        l1=0.2,
+        l2=4.0,  # the experiment's
+        contrastive=0.5,
+        commitment=0.1,
+        perceptual=PerceptualConfig(kind="clip", weight=2.0, clip_layers=[2]),
+        adversarial=AdversarialConfig(
+            weight=0.75, start_step=9, adaptive=True, discriminator=DiscriminatorConfig(layers=2)
+        ),
+    )
+    settings = config.training.optimizer_named("discriminator")
+    assert (settings.learning_rate, settings.betas) == (4e-5, (0.5, 0.9))
+    with pytest.raises(UserError, match="loss.perceptual.kind is 'vgg'; the choices are none, lpips, clip"):
+        load_config("train_tower", ["loss.perceptual.kind=vgg"], TrainTowerConfig, groups=SCHEMA_GROUPS)
 
 
 def test_a_finished_training_is_not_repeated(config: TrainTowerConfig) -> None:
@@ -127,10 +157,16 @@ def test_a_finished_training_is_not_repeated(config: TrainTowerConfig) -> None:
     assert weights_of(config.directory).keys() == before.keys()
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [TowerLossConfig(), *(TowerLossConfig(**adversarial_weights(start_step=start)) for start in (1, 3))],
+    ids=["plain", "discriminator before", "discriminator after"],
+)
 def test_interrupted_and_resumed_it_ends_the_same(
-    config: TrainTowerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainTowerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: TowerLossConfig
 ) -> None:
-    """Weights, codebooks and metrics, to the last bit."""
+    """Weights, codebooks and metrics, to the last bit; also where the discriminator starts around the stop."""
+    config.loss = loss
     train_tower(config)
     again = dataclasses.replace(config, directory=str(tmp_path / "again"))
 
@@ -179,8 +215,13 @@ def test_what_is_missing_or_does_not_fit_is_told_in_a_sentence(
     config: TrainTowerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_module, "train", lambda *args, **kwargs: pytest.fail("training began"))
+    nowhere = SiglipClipConfig(pretrained="nowhere")
     with pytest.raises(UserError, match="no CLIP in .*nowhere"):
-        train_tower(dataclasses.replace(config, tower=dataclasses.replace(config.tower, clip="nowhere")))
+        train_tower(dataclasses.replace(config, tower=dataclasses.replace(config.tower, clip=nowhere)))
+    no_lpips = PerceptualConfig(kind="lpips", weights="nowhere.pth")
+    with pytest.raises(UserError, match="nowhere.pth cannot be read as torchvision's weights of vgg"):
+        train_tower(dataclasses.replace(config, loss=TowerLossConfig(perceptual=no_lpips)))
+    assert not Path(config.directory, "config.yaml").exists(), "the directory is free"
     with pytest.raises(UserError, match="data set not prepared: "):
         train_tower(
             dataclasses.replace(
@@ -189,8 +230,6 @@ def test_what_is_missing_or_does_not_fit_is_told_in_a_sentence(
                 data=dataclasses.replace(config.data, directory=str(tmp_path / "nowhere")),
             )
         )
-    with pytest.raises(UserError, match=r"reads pictures of 32 pixels, but data.image_size is 64"):
-        train_tower(dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=64)))
 
 
 def test_a_run_goes_on_with_its_own_settings_only(config: TrainTowerConfig) -> None:
@@ -201,9 +240,11 @@ def test_a_run_goes_on_with_its_own_settings_only(config: TrainTowerConfig) -> N
 
 
 def test_a_run_goes_on_from_its_own_clip_only(config: TrainTowerConfig, tmp_path: Path) -> None:
-    config.tower.clip = str(shutil.copytree(config.tower.clip, tmp_path / "clip"))
+    assert isinstance(config.tower.clip, SiglipClipConfig)
+    copy = shutil.copytree(config.tower.clip.pretrained, tmp_path / "clip")
+    config.tower.clip = SiglipClipConfig(pretrained=str(copy))
     train_tower(config)
-    weights = Path(config.tower.clip) / "model" / "model.safetensors"
+    weights = copy / "model" / "model.safetensors"
     state = load_file(weights)
     save_file({**state, "logit_scale": state["logit_scale"] + 1}, weights, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r'another configuration \(clip_fingerprint "\w+" -> "\w+"\)'):
@@ -222,3 +263,16 @@ def test_clip_needs_a_text_tokenizer(scenes: Path, tmp_path: Path) -> None:
                 training=training_config(),
             )
         )
+
+
+def test_gradient_checkpointing_may_be_changed_and_changes_nothing(
+    config: TrainTowerConfig, tmp_path: Path
+) -> None:
+    train_tower(config)
+    tower = dataclasses.replace(config.tower, gradient_checkpointing=True)
+    again = dataclasses.replace(config, directory=str(tmp_path / "again"), tower=tower)
+    train_tower(again)
+    whole, computed_again = weights_of(config.directory), weights_of(again.directory)
+    for name, value in whole.items():
+        assert torch.equal(computed_again[name], value), name
+    assert train_tower(dataclasses.replace(config, tower=tower)).already_finished

@@ -53,19 +53,27 @@ def alone(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -
     return two_ranks.everything(0, 1, tokenizer_directory, tmp_path_factory.mktemp("one"))
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("case", ["moved", "fresh"])
-def test_all_ranks_hold_the_same_codebooks(together: list[Results], case: str, shared: bool) -> None:
-    """Also where they started and restarted at residuals of the ranks' different batches."""
-    first, second = (results[f"{case}, shared {shared}"] for results in together)
-    for name, value in first.items():
-        assert torch.equal(second[name], value), name
+@pytest.mark.parametrize("name", two_ranks.QUANTIZERS)
+def test_codebooks_are_those_of_one_process_with_the_joint_batch(
+    together: list[Results], alone: Results, name: str
+) -> None:
+    """And equal on all ranks; from the start on, and where codes restart. Both ranks' codes make the joint batch's."""
+    first, second = (results[name] for results in together)
+    assert first["codebooks after step 0"].abs().min() > 0
+    for key, value in alone[name].items():
+        if key.startswith("codes"):
+            assert torch.equal(torch.cat([first[key], second[key]]), value), key
+        else:
+            assert torch.equal(first[key], second[key]), key
+            torch.testing.assert_close(first[key], value, msg=f"{key} differs")
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_codebooks_follow_the_joint_batch(together: list[Results], alone: Results, shared: bool) -> None:
-    for name, value in alone[f"moved, shared {shared}"].items():
-        torch.testing.assert_close(together[0][f"moved, shared {shared}"][name], value)
+@pytest.mark.parametrize("name", two_ranks.QUANTIZERS)
+def test_codes_restart_in_these_tests(alone: Results, name: str) -> None:
+    """At every step but the first, where they start: their counts stand at the least there is."""
+    floor = two_ranks.QUANTIZERS[name].restart_below
+    for step in range(1, two_ranks.STEPS):
+        assert (alone[name][f"counts after step {step}"] == floor).any()
 
 
 @pytest.mark.parametrize("kind", two_ranks.KINDS)

@@ -14,14 +14,22 @@ from vilau_vision_tower.clip import ClipEncoderConfig, ClipStandInConfig, TextEn
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.data import CaptionedBatch
 from vilau_vision_tower.decoder import DecoderConfig, TransformerDecoderConfig
-from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig
-from vilau_vision_tower.quantizer import QuantizerConfig, ResidualQuantizer
+from vilau_vision_tower.discriminator import DiscriminatorConfig
+from vilau_vision_tower.losses import (
+    AdversarialConfig,
+    ContrastiveConfig,
+    PerceptualConfig,
+    TowerLossConfig,
+    build_perceptual,
+)
+from vilau_vision_tower.quantizer import ResidualQuantizer, quantizer_config
 from vilau_vision_tower.task import TowerTask
 from vilau_vision_tower.tower import VisionTower
 
 IMAGE_SIZE, PATCH, GRID = 32, 8, (4, 4)
 WIDTH, TEXT_LENGTH = 16, 24
 DECODER = TransformerDecoderConfig(width=16, layers=1, heads=2)
+DISCRIMINATOR = DiscriminatorConfig(channels=4, layers=2, groups=2)
 
 
 def stand_in_config(text_length: int = TEXT_LENGTH) -> ClipStandInConfig:
@@ -39,13 +47,16 @@ def tiny_clip(tokenizer: PreTrainedTokenizerFast, image_size: int = IMAGE_SIZE) 
 
 
 def tiny_tower(clip: SiglipModel, decoder: DecoderConfig = DECODER, **quantizer: Any) -> VisionTower:
-    """A tower from `clip` with random codebooks. quantizer: changes of its settings."""
-    settings = QuantizerConfig(**{"codebook_size": 32, "depth": 3, **quantizer})
+    """A tower from `clip` with random codebooks. quantizer: its kind and settings, or changes of the residual one's."""
+    settings = quantizer_config(
+        quantizer if "kind" in quantizer else {"codebook_size": 32, "depth": 3, **quantizer}
+    )
     config = VisionTowerConfig(
         vision_config=clip.vision_model.config.to_dict(), quantizer=asdict(settings), decoder=asdict(decoder)
     )
     tower = VisionTower.from_clip(clip.vision_model, config)
-    fill_codebooks(tower.quantizer)
+    if isinstance(tower.quantizer, ResidualQuantizer):
+        fill_codebooks(tower.quantizer)
     return tower.eval()
 
 
@@ -54,15 +65,27 @@ def tiny_task(
     clip: SiglipModel,
     tokenizer: PreTrainedTokenizerFast,
     kind: str = "softmax",
-    **weights: float,
+    **weights: Any,
 ) -> TowerTask:
+    loss = TowerLossConfig(**weights)
     return TowerTask(
         tower,
         TextEncoder(clip.text_model, tokenizer),
         ContrastiveConfig(kind=kind),
-        TowerLossConfig(**weights),
+        loss,
         torch.randint(256, (4, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8).numpy(),
+        build_perceptual(loss.perceptual, tower.encoder),
     )
+
+
+def adversarial_weights(start_step: int = 0, adaptive: bool = True) -> dict[str, Any]:
+    """Weights of `TowerLossConfig` with a discriminator and a perceptual distance."""
+    return {
+        "perceptual": PerceptualConfig(kind="clip", weight=0.6),
+        "adversarial": AdversarialConfig(
+            weight=0.4, start_step=start_step, adaptive=adaptive, discriminator=DISCRIMINATOR
+        ),
+    }
 
 
 def disturb(module: nn.Module) -> Any:
@@ -75,10 +98,7 @@ def disturb(module: nn.Module) -> Any:
 
 def fill_codebooks(quantizer: ResidualQuantizer, scale: float = 0.5) -> None:
     """Started codebooks of random codes."""
-    quantizer.codebooks.normal_().mul_(scale)
-    quantizer.counts.fill_(1.0)
-    quantizer.sums.copy_(quantizer.codebooks)
-    quantizer.started.fill_(True)
+    quantizer.set_codebooks(scale * torch.randn_like(quantizer.codebooks))
 
 
 def batch_of(size: int, negatives: int = 0, seed: int = 0) -> CaptionedBatch:

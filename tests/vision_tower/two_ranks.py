@@ -9,14 +9,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from tiny_tower import BatchLoader, fill_codebooks, share_of, tiny_clip, tiny_task, tiny_tower
+from tiny_tower import (
+    BatchLoader,
+    adversarial_weights,
+    share_of,
+    tiny_clip,
+    tiny_task,
+    tiny_tower,
+)
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from vilau_common.run import RunDirectory, isolated_random
 from vilau_common.training import OptimizerConfig, Task, TrainingConfig, train
 from vilau_vision_tower.losses import ContrastiveConfig, ContrastiveLoss
-from vilau_vision_tower.quantizer import QuantizerConfig, ResidualQuantizer
+from vilau_vision_tower.quantizer import QuantizerConfig
+from vilau_vision_tower.quantizer.kinds import residual_quantizer
 from vilau_vision_tower.task import ClipTask
 
 WORLD = 2
@@ -24,7 +32,33 @@ STEPS = 4
 NEGATIVES = (0, 3)
 KINDS = ("softmax", "sigmoid")
 # Names of the trainings that `small_task` knows.
-TRAININGS = ("tower softmax", "tower sigmoid", "clip softmax", "clip sigmoid")
+TRAININGS = (
+    "tower softmax",
+    "tower sigmoid",
+    "tower adversarial",
+    "clip softmax",
+    "clip sigmoid",
+    "gradient softmax",
+)
+QUANTIZERS = {
+    f"{update}, {'shared' if shared else 'separate'}, {iterations} k-means": QuantizerConfig(
+        codebook_size=16,
+        depth=2,
+        shared_codebook=shared,
+        codebook_update=update,
+        kmeans_iterations=iterations,
+        ema_decay=0.5,
+        restart_below=2.0,
+    )
+    for update, shared, iterations in [
+        ("ema", False, 0),
+        ("ema", True, 0),
+        ("ema", False, 3),
+        ("ema", True, 3),
+        ("gradient", False, 0),
+        ("gradient", True, 3),
+    ]
+}
 
 
 def child(rank: int, port: int, tokenizer: Path, path: Path) -> None:
@@ -44,9 +78,8 @@ def child(rank: int, port: int, tokenizer: Path, path: Path) -> None:
 def everything(rank: int, world: int, tokenizer: Path, path: Path) -> dict[str, Any]:
     """All that is compared, as rank `rank` of `world`."""
     results: dict[str, Any] = {}
-    for shared in (False, True):
-        results[f"moved, shared {shared}"] = moved_codebooks(shared, rank, world)
-        results[f"fresh, shared {shared}"] = fresh_codebooks(shared, rank, world)
+    for name, config in QUANTIZERS.items():
+        results[name] = quantized(config, rank, world)
     for kind in KINDS:
         for negatives in NEGATIVES:
             results[f"loss {kind} {negatives}"] = contrastive_gradients(kind, negatives, rank, world)
@@ -55,27 +88,20 @@ def everything(rank: int, world: int, tokenizer: Path, path: Path) -> dict[str, 
     return results
 
 
-def moved_codebooks(shared: bool, rank: int, world: int) -> dict[str, Tensor]:
-    """Codebooks that started equal and have followed a few batches; none restarts."""
-    with isolated_random(0):
-        config = QuantizerConfig(
-            codebook_size=8, depth=2, shared_codebook=shared, ema_decay=0.8, restart_below=0.0
-        )
-        quantizer = ResidualQuantizer(config, 3).train()
-        fill_codebooks(quantizer)
-        for joint in torch.randn(STEPS, 40, 3):
-            quantizer(share_of(joint, rank, world))
-    return quantizer.state_dict()
+def quantized(config: QuantizerConfig, rank: int, world: int) -> dict[str, Tensor]:
+    """State and codes at every step of codebooks that start at the first batch and restart all the time.
 
-
-def fresh_codebooks(shared: bool, rank: int, world: int) -> dict[str, Tensor]:
-    """Codebooks that start at the first batch and restart all the time, with random numbers of each rank's own."""
+    The random numbers are each rank's own.
+    """
+    batches = torch.randn(STEPS, 40, 3, generator=torch.Generator().manual_seed(0))
+    results = {}
     with isolated_random(rank):
-        config = QuantizerConfig(codebook_size=8, depth=2, shared_codebook=shared, ema_decay=0.5)
-        quantizer = ResidualQuantizer(config, 3).train()
-        for _ in range(STEPS):
-            quantizer(torch.randn(10, 3))
-    return quantizer.state_dict()
+        quantizer = residual_quantizer(config, 3).train()
+        for step, joint in enumerate(batches):
+            results[f"codes of step {step}"] = quantizer(share_of(joint, rank, world)).codes
+            for name, value in quantizer.state_dict().items():
+                results[f"{name} after step {step}"] = value.clone()
+    return results
 
 
 def contrastive_gradients(kind: str, negatives: int, rank: int, world: int) -> dict[str, Tensor]:
@@ -96,14 +122,20 @@ def contrastive_gradients(kind: str, negatives: int, rank: int, world: int) -> d
 
 
 def small_task(name: str, tokenizer: Path) -> Task:
-    """A task with no random numbers: nothing in it restarts."""
+    """A task whose only random numbers are the quantiser's."""
     texts = AutoTokenizer.from_pretrained(tokenizer)
     with isolated_random(0):
         clip = tiny_clip(texts)
         part, kind = name.split()
         if part == "clip":
             return ClipTask(clip, texts, ContrastiveConfig(kind=kind))
-        return tiny_task(tiny_tower(clip, restart_below=0.0, code_dim=5), clip, texts, kind=kind)
+        update = "gradient" if part == "gradient" else "ema"
+        tower = tiny_tower(clip, code_dim=5, codebook_update=update)
+        if kind == "adversarial":
+            # Two losses and the adaptive weight, whose backward passes all meet checkpointed layers.
+            tower.activation_checkpointing_enable()
+            return tiny_task(tower, clip, texts, **adversarial_weights(start_step=1))
+        return tiny_task(tower, clip, texts, kind=kind)
 
 
 def trained(name: str, rank: int, world: int, tokenizer: Path, path: Path) -> dict[str, Tensor]:

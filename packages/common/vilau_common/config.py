@@ -46,8 +46,8 @@ How to write a command's configuration
 An override sets what exists, `key=value`, or chooses, `group=option`; `+key={name: value}` adds an
 entry to a `dict` field.
 
-A sweep needs nothing new here: inside `registered(...)`, a function under `hydra.main` gives the DictConfig it gets
-to `typed_config`, and the result to the same entry function that the command calls.
+A sweep needs nothing new here: inside `registered(...)`, the function that a Hydra multirun calls gives the DictConfig
+it gets to `typed_config` (vilau_vision_tower.sweep).
 """
 
 from __future__ import annotations
@@ -130,6 +130,13 @@ def load_config(
             return typed_config(composed, schema)
         except OmegaConfBaseException as error:
             raise UserError(explain(error, request)) from error
+
+
+def explained(error: Exception, name: str, directory: Path, overrides: Sequence[str]) -> str:
+    """One sentence on what Hydra refused while it composed <name>.yaml of `directory` with `overrides`."""
+    return explain(
+        error, Request(name, directory, overrides, lambda: _known_names(name, directory, overrides))
+    )
 
 
 def typed_config(composed: DictConfig, schema: type[T]) -> T:

@@ -12,14 +12,17 @@ from vilau_common.errors import UserError
 FINGERPRINT_LENGTH = 16
 
 
-def weights_fingerprint(directory: Path) -> str:
-    """Of all *.safetensors in a model's directory, 16 hex digits. Raises UserError where there are none."""
-    files = sorted(directory.glob("*.safetensors"))
+def weights_fingerprint(path: Path) -> str:
+    """Of a weights file, or of all in a model's directory (*.safetensors, or else *.bin), 16 hex digits.
+
+    Raises UserError where there are none.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
     if not files:
-        raise UserError(f"no weights in {directory}: expected *.safetensors")
+        raise UserError(f"no weights in {path}: expected *.safetensors")
     digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
+    for weights in files:
+        with weights.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:FINGERPRINT_LENGTH]
 

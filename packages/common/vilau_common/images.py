@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vilau_common.errors import UserError
-
-Picture = npt.NDArray[np.uint8]
+from vilau_common.pictures import Picture as Picture  # used beside the functions here
+from vilau_common.pictures import PictureError, centre_square, read_picture
 
 # The smallest side at which a small picture is shown: below that a person sees a smudge.
 SHOWN_SIDE = 96
@@ -36,18 +35,11 @@ def to_array(images: Tensor) -> Picture:
 def open_image(path: Path | str, size: int) -> Picture:
     """A picture file as uint8 [size, size, 3]: the centre square, resized. Raises UserError if it is none."""
     try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
+        return centre_square(read_picture(Path(path).read_bytes()), size)
     except FileNotFoundError:
         raise UserError(f"there is no picture {path}") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, PictureError) as error:
         raise UserError(f"{path} cannot be read as a picture: {error}") from None
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    if side != size:
-        square = square.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(square)
 
 
 def enlarged(image: Picture) -> Image.Image:

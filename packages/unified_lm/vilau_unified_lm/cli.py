@@ -97,13 +97,16 @@ def _command(verb: Verb) -> Callable[..., None]:
     def command(
         overrides: Overrides = None, config_dir: ConfigDirectory = None, print_config: PrintConfig = False
     ) -> None:
-        config = verb.load(overrides or [], config_dir)
+        config = verb.load(overrides or [], config_dir)  # of a sweep, too, its mistakes are told now
         if print_config:
             from vilau_common.config import config_to_yaml
 
             typer.echo(config_to_yaml(config), nl=False)
             return
-        verb.entry()(config)
+        if verb.sweeps:
+            verb.entry()(overrides or [], config_dir)
+        else:
+            verb.entry()(config)
 
     return command
 

@@ -23,12 +23,15 @@ class Verb:
     module: str
     schema: str
     function: str
+    sweeps: bool = False  # its function takes overrides, with several values each, and Hydra's own
 
     def load(self, overrides: Sequence[str], config_directory: Path | None = None) -> Any:
-        """The verb's configuration, an object of its schema. UserError: see `load_config`."""
-        from vilau_common.config import load_config
+        """The verb's configuration, of its schema; of a sweep, its first point's. UserError: see `load_config`."""
+        from vilau_common.config import conf_directory, load_config
 
         module = importlib.import_module(self.module)
+        if self.sweeps:
+            return module.first_point(module.with_group(overrides), conf_directory(config_directory))
         return load_config(
             self.config,
             overrides,
@@ -37,9 +40,9 @@ class Verb:
             directory=config_directory,
         )
 
-    def entry(self) -> Callable[[Any], Any]:
-        """The function that takes the configuration."""
-        function: Callable[[Any], Any] = getattr(importlib.import_module(self.module), self.function)
+    def entry(self) -> Callable[..., Any]:
+        """The function that takes the configuration; of a sweep, overrides and the directory of the files."""
+        function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
         return function
 
 
@@ -75,6 +78,23 @@ VERBS = (
         module="vilau_vision_tower.train",
         schema="TrainTowerConfig",
         function="train_tower",
+    ),
+    Verb(
+        name="evaluate-tower",
+        summary="Evaluate a vision tower on any pictures.",
+        config="evaluate_tower",
+        module="vilau_vision_tower.evaluation.run",
+        schema="EvaluateTowerConfig",
+        function="evaluate_tower",
+    ),
+    Verb(
+        name="sweep",
+        summary="Train and evaluate a tower for each of several values of some settings, and compare them.",
+        config="train_tower",
+        module="vilau_vision_tower.sweep.launch",
+        schema="SweepPointConfig",
+        function="sweep",
+        sweeps=True,
     ),
     Verb(
         name="tokenize",

@@ -19,6 +19,7 @@ from vilau_common.errors import UserError
 from vilau_unified_lm.document import Codes, Document, DocumentBuilder
 from vilau_unified_lm.packing import MixedSequence, first_fit_decreasing, pack
 from vilau_unified_lm.vocabulary import Vocabulary
+from vilau_vision_tower.tokenize import CodesOrigin
 
 
 @dataclass(kw_only=True)
@@ -151,22 +152,17 @@ def document_loader(
     config: DocumentDataConfig,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
-    tower: str,
+    origin: CodesOrigin,
     seed: int,
     log_directory: Path,
 ) -> Loader[MixedSequence]:
     """The training stream of this rank, forms blended by their shares.
 
-    tower: fingerprint of the LM's tower. Raises UserError where the code shards are missing or another tower's.
+    origin: the LM's tower. Raises UserError where the code shards are missing or another tower's.
     """
     config.validate()
     directory = Path(config.directory) / "train"
-    made_by = dataset_info(directory, hint="`vilau tokenize` makes it").info.get("tower")
-    if made_by != tower:
-        raise UserError(
-            f"the codes in {directory} were made with the tower {made_by}, but this LM's tower is {tower}; "
-            "run `vilau tokenize` with it"
-        )
+    origin.check(directory, dataset_info(directory, hint="`vilau tokenize` makes it").info)
     sources = [
         Source(path=str(directory), weight=weight, form=form)
         for form, weight in vars(config.mixture).items()

@@ -66,7 +66,7 @@ def demo(config: DemoConfig) -> None:
     paths = {
         "prepare": [f"directory={data}"],
         "clip": [f"directory={here}/clip", f"data.directory={data}"],
-        "tower": [f"directory={here}/tower", f"data.directory={data}", f"tower.clip={here}/clip"],
+        "tower": [f"directory={here}/tower", f"data.directory={data}", f"tower.clip.pretrained={here}/clip"],
         "tokenize": [f"tower_directory={here}/tower", f"data={data}", f"directory={here}/codes"],
         "lm": [
             f"directory={here}/lm",

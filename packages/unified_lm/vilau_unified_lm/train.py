@@ -18,7 +18,7 @@ from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.task import UnifiedTask
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
 from vilau_vision_tower.clip import load_text_tokenizer
-from vilau_vision_tower.tokenize import tower_fingerprint
+from vilau_vision_tower.tokenize import CodesOrigin, tower_fingerprint
 from vilau_vision_tower.tower import VisionTower, load_tower
 
 
@@ -77,7 +77,8 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
         raise UserError(
             f"data.row_length is {config.data.row_length}, but lm.backbone.context holds {config.lm.backbone.context}"
         )
-    loader = document_loader(config.data, tokenizer, vocabulary, fingerprint, config.seed, run.path)
+    origin = CodesOrigin.of(tower, fingerprint)
+    loader = document_loader(config.data, tokenizer, vocabulary, origin, config.seed, run.path)
     seed_everything(config.seed, distributed.rank())
     model = build_lm(config.lm, tower, vocabulary)
     task = UnifiedTask(model, tokenizer)

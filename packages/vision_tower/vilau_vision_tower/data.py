@@ -15,12 +15,13 @@ from transformers import PreTrainedTokenizerFast
 from vilau_common import distributed
 from vilau_common.data.augmentation import AugmentationConfig, augmented
 from vilau_common.data.encoder import BadSample, SampleEncoder
-from vilau_common.data.fields import image_field, json_field, text_list
+from vilau_common.data.fields import CAPTIONS, captions_field, image_field, json_field, text_list
 from vilau_common.data.loader import Loader, LoaderConfig, build_loader
 from vilau_common.data.shards import dataset_info, read_shards
 from vilau_common.data.source import Source
 from vilau_common.errors import UserError
 from vilau_common.images import to_tensor
+from vilau_common.pictures import centre_square
 from vilau_vision_tower.clip import caption_ids
 
 
@@ -28,7 +29,8 @@ from vilau_vision_tower.clip import caption_ids
 class CaptionDataConfig:
     """Captioned images.
 
-    directory: a prepared data set with train/ and test/. image_size: pixels a side. random_caption: any of a
+    directory: a prepared data set with train/ and test/. image_size: pixels a side, to which pictures of other sizes
+    are resized and cropped. random_caption: any of a
     sample's captions, not its first. hard_negatives: of the sample's `negatives` (captions that are almost, but
     not, true of it), so many stand beside its caption in the contrastive loss. augmentation: of every picture.
     """
@@ -64,23 +66,34 @@ class CaptionedBatch:
 
 
 class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, CaptionedBatch]):
-    """Stored samples -> CaptionedBatch. `length`: text tokens a caption is cut or padded to."""
+    """Stored samples -> CaptionedBatch.
 
-    def __init__(self, config: CaptionDataConfig, tokenizer: PreTrainedTokenizerFast, length: int) -> None:
+    length: text tokens a caption is cut or padded to. caption_key: where a sample has its captions (`captions_field`).
+    """
+
+    def __init__(
+        self,
+        config: CaptionDataConfig,
+        tokenizer: PreTrainedTokenizerFast,
+        length: int,
+        caption_key: str = CAPTIONS,
+    ) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self.length = length
+        self.caption_key = caption_key
 
     def encode(
         self, key: str, fields: Mapping[str, bytes], form: str, rng: np.random.Generator
     ) -> CaptionedSample:
-        record = json_field(fields)
-        captions = text_list(record, "captions")
-        image = augmented(square_image(fields, self.config.image_size), self.config.augmentation, rng)
+        captions = captions_field(fields, self.caption_key)
+        image = augmented(image_field(fields), self.config.image_size, self.config.augmentation, rng)
         caption = captions[rng.integers(len(captions))] if self.config.random_caption else captions[0]
         negatives: list[str] = []
         if self.config.hard_negatives:
-            negatives = list(rng.choice(text_list(record, "negatives"), self.config.hard_negatives))
+            negatives = list(
+                rng.choice(text_list(json_field(fields), "negatives"), self.config.hard_negatives)
+            )
         return CaptionedSample(image, caption, negatives)
 
     def collate(self, rows: Sequence[CaptionedSample]) -> CaptionedBatch:
@@ -93,21 +106,14 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
         )
 
 
-def square_image(fields: Mapping[str, bytes], size: int) -> npt.NDArray[np.uint8]:
-    """The picture, uint8 [size, size, 3]. Raises BadSample where it is missing, damaged or of another size."""
-    image = image_field(fields)
-    if image.shape[:2] != (size, size):
-        raise BadSample(f"image is {image.shape[1]}x{image.shape[0]}, not {size} square")
-    return image
-
-
 def caption_loader(
     config: CaptionDataConfig, tokenizer: PreTrainedTokenizerFast, length: int, seed: int, log_directory: Path
 ) -> Loader[CaptionedBatch]:
     """The training split's loader of this rank. Raises UserError where the data set is not prepared."""
+    directory = Path(config.directory) / "train"
     return build_loader(
-        [Source(path=str(Path(config.directory) / "train"))],
-        CaptionedImageEncoder(config, tokenizer, length),
+        [Source(path=str(directory))],
+        CaptionedImageEncoder(config, tokenizer, length, dataset_info(directory).caption_key),
         config.loader,
         seed=seed,
         rank=distributed.rank(),
@@ -116,8 +122,11 @@ def caption_loader(
     )
 
 
-def read_images(directory: Path, count: int | None = None) -> npt.NDArray[np.uint8]:
-    """The first `count` pictures of a prepared split (None: all), uint8 [N, H, W, 3]."""
+def read_images(directory: Path, count: int | None = None, *, size: int) -> npt.NDArray[np.uint8]:
+    """The first `count` pictures of a prepared split (None: all), their centre squares, uint8 [N, size, size, 3].
+
+    Raises UserError where one is damaged: a test set must be whole.
+    """
     total = dataset_info(directory).samples
     wanted = total if count is None else min(count, total)
     images: list[npt.NDArray[np.uint8]] = []
@@ -125,7 +134,7 @@ def read_images(directory: Path, count: int | None = None) -> npt.NDArray[np.uin
         if len(images) == wanted:
             break
         try:
-            images.append(image_field(fields))
+            images.append(centre_square(image_field(fields), size))
         except BadSample as error:
             raise UserError(f"{directory}: sample {key} of an evaluation set is damaged: {error}") from None
     return np.stack(images)

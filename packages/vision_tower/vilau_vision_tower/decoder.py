@@ -4,6 +4,9 @@
 1x1 convolution, as VILA-U uses it. `TransformerDecoder` is the ViT decoder of ViT-VQGAN (Yu et al. 2021): a
 transformer over the grid and one linear map from each position to its patch of pixels; on small images it
 costs a fraction of the convolutions at full resolution.
+
+The blocks of both are transformers' `GradientCheckpointingLayer`s: where the tower's activation checkpointing is
+on, each keeps its input only, and is computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -12,8 +15,12 @@ from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vilau_common.errors import UserError
+
+# Of RQ-VAE's group norms; PyTorch's own default is 1e-5.
+NORM_EPSILON = 1e-6
 
 
 @dataclass(kw_only=True)
@@ -25,13 +32,19 @@ class DecoderConfig:
 
 @dataclass(kw_only=True)
 class ConvDecoderConfig(DecoderConfig):
-    """channels: width at full resolution; channel_multipliers: from full resolution down to the latent one (each
-    step between two halves the side); attention: self-attention at the latent resolution; groups: of GroupNorm."""
+    """The sizes of RQ-VAE and VILA-U (42M parameters) by default.
+
+    latent_channels: what the 1x1 convolution makes of the features. channels: width at full resolution.
+    channel_multipliers: from full resolution down to the latent one (each step between two halves the side).
+    residual_blocks: of each resolution (RQ-VAE's `num_res_blocks` of 2, to which its decoder adds one).
+    attention: self-attention at the latent resolution, after every residual block. groups: of GroupNorm.
+    """
 
     kind: str = "conv"
+    latent_channels: int = 256
     channels: int = 128
     channel_multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])
-    residual_blocks: int = 2
+    residual_blocks: int = 3
     attention: bool = True
     groups: int = 32
 
@@ -60,7 +73,9 @@ def decoder_config(values: dict[str, object]) -> DecoderConfig:
     return DECODER_CONFIGS[str(kind)](**values)  # type: ignore[arg-type]  # values come from asdict()
 
 
-def build_decoder(config: DecoderConfig, width: int, grid: tuple[int, int], image_size: int) -> nn.Module:
+def build_decoder(
+    config: DecoderConfig, width: int, grid: tuple[int, int], image_size: int
+) -> ConvDecoder | TransformerDecoder:
     """The decoder that `config` describes, for features of `width` on `grid` and square images of `image_size`."""
     if isinstance(config, ConvDecoderConfig):
         return ConvDecoder(config, width, image_size)
@@ -69,7 +84,8 @@ def build_decoder(config: DecoderConfig, width: int, grid: tuple[int, int], imag
 
 
 class ConvDecoder(nn.Module):
-    """1x1 convolution, two residual blocks with attention between, then residual blocks and nearest up-sampling.
+    """1x1 convolution, 3x3 convolution, two residual blocks with attention between, then at each resolution residual
+    blocks and nearest up-sampling.
 
     Where the grid is not the latent size image_size / 2^(levels - 1), features are interpolated bilinearly to it
     (27x27 -> 24x24 in VILA-U 384).
@@ -90,44 +106,57 @@ class ConvDecoder(nn.Module):
                 raise UserError(
                     f"decoder.groups is {config.groups}, which does not divide the {channels} channels"
                 )
-        top = widths[-1]
-        self.input = nn.Conv2d(width, top, 1)
+        channels, groups = widths[-1], config.groups
+        self.latent = nn.Conv2d(width, config.latent_channels, 1)
+        self.input = nn.Conv2d(config.latent_channels, channels, 3, padding=1)
         self.middle = nn.Sequential(
-            ResidualBlock(top, top, config.groups),
-            AttentionBlock(top, config.groups) if config.attention else nn.Identity(),
-            ResidualBlock(top, top, config.groups),
+            ResidualBlock(channels, channels, groups),
+            AttentionBlock(channels, groups) if config.attention else nn.Identity(),
+            ResidualBlock(channels, channels, groups),
         )
         blocks: list[nn.Module] = []
-        channels = top
         for level, level_width in reversed(list(enumerate(widths))):
             for _ in range(config.residual_blocks):
-                blocks.append(ResidualBlock(channels, level_width, config.groups))
+                blocks.append(ResidualBlock(channels, level_width, groups))
                 channels = level_width
+                if config.attention and level == len(widths) - 1:
+                    blocks.append(AttentionBlock(channels, groups))
             if level > 0:
                 blocks.append(UpSample(channels))
         self.up = nn.Sequential(*blocks)
-        self.output = nn.Sequential(
-            nn.GroupNorm(config.groups, channels), nn.SiLU(), nn.Conv2d(channels, 3, 3, padding=1)
-        )
+        self.norm = group_norm(groups, channels)
+        self.output = nn.Conv2d(channels, 3, 3, padding=1)
+
+    @property
+    def last_weight(self) -> Tensor:
+        """The weight that makes the pixels: where VQGAN compares the losses' gradients."""
+        return self.output.weight
 
     def forward(self, features: Tensor) -> Tensor:
         """float [B, C, h, w] -> float [B, 3, H, W], about [-1, 1]."""
-        if features.shape[-1] != self.latent_size:
+        latent = self.latent(features)
+        if latent.shape[-2:] != (self.latent_size, self.latent_size):
+            # After the 1x1 convolution, with which it commutes: there are fewer channels now.
             size = (self.latent_size, self.latent_size)
-            features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
-        return self.output(self.up(self.middle(self.input(features))))
+            latent = F.interpolate(latent, size=size, mode="bilinear", align_corners=False)
+        return self.output(F.silu(self.norm(self.up(self.middle(self.input(latent))))))
 
 
-class ResidualBlock(nn.Module):
+def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+    """GroupNorm as RQ-VAE has it."""
+    return nn.GroupNorm(groups, channels, eps=NORM_EPSILON)
+
+
+class ResidualBlock(GradientCheckpointingLayer):
     """Norm, SiLU, 3x3 convolution, twice, around a skip connection."""
 
     def __init__(self, channels_in: int, channels_out: int, groups: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(groups, channels_in),
+            group_norm(groups, channels_in),
             nn.SiLU(),
             nn.Conv2d(channels_in, channels_out, 3, padding=1),
-            nn.GroupNorm(groups, channels_out),
+            group_norm(groups, channels_out),
             nn.SiLU(),
             nn.Conv2d(channels_out, channels_out, 3, padding=1),
         )
@@ -138,12 +167,12 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.body(x)
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(GradientCheckpointingLayer):
     """Single-head self-attention over all pixels."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = group_norm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -153,7 +182,7 @@ class AttentionBlock(nn.Module):
         return x + self.out(mixed.squeeze(1).transpose(1, 2).view_as(x))
 
 
-class UpSample(nn.Module):
+class UpSample(GradientCheckpointingLayer):
     """Nearest-neighbour doubling, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
@@ -162,6 +191,10 @@ class UpSample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class TransformerLayer(GradientCheckpointingLayer, nn.TransformerEncoderLayer):
+    """PyTorch's layer, computed again in the backward pass where activation checkpointing is on."""
 
 
 class TransformerDecoder(nn.Module):
@@ -186,7 +219,7 @@ class TransformerDecoder(nn.Module):
         # Not nn.TransformerEncoder: it copies one layer, so that all would start with the same weights.
         self.layers = nn.Sequential(
             *(
-                nn.TransformerEncoderLayer(
+                TransformerLayer(
                     config.width,
                     config.heads,
                     4 * config.width,
@@ -200,6 +233,11 @@ class TransformerDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, 3 * self.patch[0] * self.patch[1])
+
+    @property
+    def last_weight(self) -> Tensor:
+        """The weight that makes the pixels: where VQGAN compares the losses' gradients."""
+        return self.output.weight
 
     def forward(self, features: Tensor) -> Tensor:
         """float [B, C, h, w] -> float [B, 3, H, W], about [-1, 1]."""

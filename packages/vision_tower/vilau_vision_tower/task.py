@@ -15,11 +15,20 @@ from vilau_common.images import sheet, to_array, to_tensor
 from vilau_common.training import MAIN, ParameterGroup, StepOutput, Task
 from vilau_vision_tower.clip import TextEncoder
 from vilau_vision_tower.data import CaptionedBatch
-from vilau_vision_tower.losses import ContrastiveConfig, ContrastiveLoss, TowerLossConfig, psnr
+from vilau_vision_tower.losses import (
+    AdversarialLoss,
+    ContrastiveConfig,
+    ContrastiveLoss,
+    TowerLossConfig,
+    psnr,
+)
 from vilau_vision_tower.tower import VisionTower
 
 SHEET_COLUMNS = 12
 TEXT_ENCODER = "text_encoder"
+DISCRIMINATOR = "discriminator"  # its optimiser
+# Parts of the objective that are neither trained nor kept in checkpoints: they come from files of their own.
+FROZEN = (TEXT_ENCODER, "perceptual")
 
 
 class ClipObjective(nn.Module):
@@ -77,7 +86,11 @@ class ClipTask(Task):
 
 
 class TowerObjective(nn.Module):
-    """Reconstruction, contrastive and commitment losses of the tower on a batch; the text encoder is frozen."""
+    """The losses of the tower, and of the discriminator that judges it, on a batch.
+
+    Text encoder and perceptual distance are frozen. All is one forward pass, so that several processes, which wait
+    for each other's gradients from one forward pass to the next, may average both losses' gradients after it.
+    """
 
     def __init__(
         self,
@@ -85,28 +98,44 @@ class TowerObjective(nn.Module):
         text_encoder: TextEncoder,
         contrastive: ContrastiveConfig,
         weights: TowerLossConfig,
+        perceptual: nn.Module | None,
     ) -> None:
         super().__init__()
+        self.weights = weights
         self.tower = tower
         self.text_encoder = text_encoder
+        self.perceptual = perceptual
         self.contrastive = ContrastiveLoss(contrastive)
-        self.weights = weights
+        adversarial = weights.adversarial
+        self.adversarial = AdversarialLoss(adversarial, tower.image_size) if adversarial.weight else None
 
-    def forward(self, batch: CaptionedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, a scalar, and its terms by name."""
-        output = self.tower(batch.images)
-        difference = output.reconstruction - batch.images
+    def forward(self, batch: CaptionedBatch, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Each optimiser's loss, a scalar, and what there is to log."""
+        images, output = batch.images, self.tower(batch.images)
+        difference = output.reconstruction - images
+        pixels = {"l1": difference.abs().mean(), "l2": difference.square().mean()}
+        if self.perceptual is not None:
+            pixels["perceptual"] = self.perceptual(output.reconstruction, images)
         ids = torch.cat([batch.caption_ids, batch.negative_ids])
-        texts = self.text_encoder(ids)
-        size = len(batch.images)
-        terms = {
-            "l1": difference.abs().mean(),
-            "l2": difference.square().mean(),
-            "contrastive": self.contrastive(output.embedding, texts[:size], texts[size:], ids),
+        own, others = self.text_encoder(ids).tensor_split([len(images)])
+        codes = {
+            "contrastive": self.contrastive(output.embedding, own, others, ids),
             "commitment": output.commitment,
+            "codebook": output.codebook,
         }
-        total = sum((getattr(self.weights, name) * term for name, term in terms.items()), torch.zeros(()))
-        return total, terms
+        reconstruction = self.weights.weighted(pixels)
+        total = reconstruction + self.weights.weighted(codes)
+        log = {f"loss/{name}": term.detach() for name, term in {**pixels, **codes}.items()}
+        if self.adversarial is None or not self.adversarial.active(step):
+            return {MAIN: total}, log
+        term = self.adversarial.of_tower(output.reconstruction)
+        scale = self.adversarial.scale(reconstruction, term, self.tower.decoder.last_weight)
+        log.update({"loss/adversarial": term.detach(), "adversarial_scale": scale})
+        # The tower's loss comes last: whatever goes backward before the last one keeps its activations till the end.
+        return {
+            DISCRIMINATOR: self.adversarial.of_discriminator(images, output.reconstruction),
+            MAIN: total + self.weights.adversarial.weight * scale * term,
+        }, log
 
 
 class TowerTask(Task):
@@ -121,18 +150,25 @@ class TowerTask(Task):
         contrastive: ContrastiveConfig,
         weights: TowerLossConfig,
         test_images: npt.NDArray[np.uint8],
+        perceptual: nn.Module | None = None,
     ) -> None:
+        """perceptual: what `build_perceptual` makes of `weights.perceptual`."""
         self.tower = tower
         self.text_encoder = text_encoder
-        self.network: TowerObjective = TowerObjective(tower, text_encoder, contrastive, weights)
+        self.network: TowerObjective = TowerObjective(tower, text_encoder, contrastive, weights, perceptual)
         self.test_images = test_images
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        return matrix_groups(self.network)
+        network = self.network
+        groups = matrix_groups(nn.ModuleList([network.tower, network.contrastive]))
+        if network.adversarial is not None:
+            weights = list(network.adversarial.parameters())
+            groups.append(ParameterGroup(name=DISCRIMINATOR, parameters=weights, optimizer=DISCRIMINATOR))
+        return groups
 
     def training_step(self, network: nn.Module, batch: CaptionedBatch, step: int) -> StepOutput:
-        total, terms = network(batch)
-        return StepOutput({MAIN: total}, {f"loss/{name}": term.detach() for name, term in terms.items()})
+        losses, log = network(batch, step)
+        return StepOutput(losses, log)
 
     def batch_size(self, batch: CaptionedBatch) -> int:
         return len(batch.images)
@@ -143,13 +179,15 @@ class TowerTask(Task):
     def train_mode(self) -> None:
         self.network.train()
         self.text_encoder.eval()
+        if self.network.perceptual is not None:
+            self.network.perceptual.eval()
 
     def trained_state(self) -> dict[str, Tensor]:
         state = self.network.state_dict()
-        return {name: value for name, value in state.items() if not name.startswith(f"{TEXT_ENCODER}.")}
+        return {name: value for name, value in state.items() if not _is_frozen(name)}
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        frozen = {f"{TEXT_ENCODER}.{name}": value for name, value in self.text_encoder.state_dict().items()}
+        frozen = {name: value for name, value in self.network.state_dict().items() if _is_frozen(name)}
         self.network.load_state_dict({**state, **frozen})
 
     def evaluate(self) -> dict[str, float]:
@@ -166,6 +204,11 @@ class TowerTask(Task):
     def save_model(self, directory: Path) -> None:
         self.tower.save_pretrained(directory)
         self.text_encoder.save_pretrained(directory / TEXT_ENCODER)
+
+
+def _is_frozen(name: str) -> bool:
+    """Whether the objective's weight `name` is in a part of `FROZEN`."""
+    return name.split(".", 1)[0] in FROZEN
 
 
 def matrix_groups(network: nn.Module) -> list[ParameterGroup]:

@@ -1,14 +1,15 @@
 """`vilau tokenize`: a data set's pictures become codes once, instead of at each training step.
 
 Code shards hold `<key>.codes.npy` (uint16 [V, h, w, D], V variants of the picture) and the sample's JSON as it was.
-Their `dataset.json` names the tower that made them by its fingerprint.
+Their `dataset.json` names the tower that made them: the fingerprint of its weights, K, D and the grid.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,21 @@ import torch
 
 from vilau_common.data.augmentation import AugmentationConfig, augmented
 from vilau_common.data.encoder import BadSample
-from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, json_field
-from vilau_common.data.prepare import is_prepared
+from vilau_common.data.fields import (
+    CAPTIONS,
+    CODES_FIELD,
+    JSON_FIELD,
+    captions_field,
+    image_field,
+    json_field,
+)
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
 from vilau_common.errors import UserError
 from vilau_common.fingerprint import weights_fingerprint
-from vilau_common.images import Picture, to_tensor
+from vilau_common.images import to_tensor
+from vilau_common.pictures import Picture, centre_square
 from vilau_common.training.progress import TrainingProgress
-from vilau_vision_tower.data import square_image
+from vilau_vision_tower.tokenizer import ImageTokenizer
 from vilau_vision_tower.tower import VisionTower, load_tower
 
 # Codes are stored as 16-bit numbers.
@@ -57,12 +65,61 @@ class TokenizeConfig:
         if self.variants > 1 and not self.augmentation.any():
             raise UserError(
                 f"variants is {self.variants}, but augmentation changes nothing: set augmentation.horizontal_flip or "
-                "augmentation.move, or variants=1"
+                "augmentation.move or augmentation.random_crop_scale, or variants=1"
             )
         if self.variants == 1 and self.augmentation.any():
             raise UserError(
                 "augmentation is set, but the one variant is the picture as it is: set variants to 2 or more"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodesOrigin:
+    """Which tower codes are of: those of another one mean something else, even where their shape is the same."""
+
+    fingerprint: str  # of the tower's weights
+    codebook_size: int
+    depth: int
+    grid: tuple[int, int]
+
+    @classmethod
+    def of(cls, tower: ImageTokenizer, fingerprint: str) -> CodesOrigin:
+        """Of codes that `tower`, whose weights have the fingerprint, makes."""
+        return cls(
+            fingerprint=fingerprint,
+            codebook_size=tower.codebook_size,
+            depth=tower.depth,
+            grid=tower.grid,
+        )
+
+    def to_info(self) -> dict[str, Any]:
+        """The entries of a code data set's `DatasetInfo.info`."""
+        return {
+            "tower": self.fingerprint,
+            "codebook_size": self.codebook_size,
+            "depth": self.depth,
+            "grid": list(self.grid),
+        }
+
+    def check(self, directory: Path, info: Mapping[str, Any]) -> None:
+        """Raises UserError, naming both towers and what differs, unless the codes in `directory` are of this tower."""
+        made_by = info.get("tower")
+        if made_by is None:
+            raise UserError(
+                f"{directory} holds no codes (its dataset.json names no tower); `vilau tokenize` makes codes"
+            )
+        own = self.to_info()
+        shape = [
+            f"{words} {info[name]}, not {own[name]}"
+            for name, words in (("codebook_size", "K"), ("depth", "D"), ("grid", "grid"))
+            if name in info and info[name] != own[name]
+        ]
+        if made_by == self.fingerprint and not shape:
+            return
+        raise UserError(
+            f"the codes in {directory} were made with the tower {made_by}, but this LM's tower is {self.fingerprint} "
+            f"({'; '.join(shape) or 'other weights of the same shape'}); run `vilau tokenize` with it"
+        )
 
 
 def tower_fingerprint(directory: str | Path) -> str:
@@ -86,14 +143,24 @@ def tokenize(config: TokenizeConfig) -> None:
         info: dict[str, Any] = {"data": source.fingerprint, "tower": fingerprint, "split": split}
         info |= {"variants": config.variants, "augmentation": asdict(config.augmentation)}
         target = Path(config.directory) / split
-        if is_prepared(target, info):
+        if _is_written(target, info):
             continue
         tower = tower or load_tower(config.tower_directory)
+        info |= CodesOrigin.of(tower, fingerprint).to_info()
         if tower.codebook_size > LARGEST_CODEBOOK:
             raise UserError(
                 f"{config.tower_directory}: codes of {tower.codebook_size} entries do not fit into 16 bits"
             )
         _tokenize_split(tower, config, Path(config.data) / split, target, info, source.samples)
+
+
+def _is_written(target: Path, info: Mapping[str, Any]) -> bool:
+    """Whether whole codes with these entries stand there (the tower's shape follows from its fingerprint)."""
+    try:
+        found = dataset_info(target).info
+    except UserError:
+        return False
+    return {name: found.get(name) for name in info} == info
 
 
 def _tokenize_split(
@@ -102,8 +169,8 @@ def _tokenize_split(
     bad: list[str] = []
     with ShardWriter(target, info, samples_per_shard=config.samples_per_shard) as writer:
         with TrainingProgress("tokenize", total, "images", visible=True) as progress:
-            for batch in _batches(source, config.batch_size, tower.image_size, bad):
-                versions = np.stack([_variants(key, image, config) for key, image, _ in batch], axis=1)
+            for batch in _batches(source, config, tower.image_size, bad):
+                versions = np.stack([versions for _, versions, _ in batch], axis=1)
                 codes = torch.stack([tower.encode(to_tensor(v).to(tower.device)) for v in versions], dim=1)
                 stacks = codes.cpu().numpy().astype(np.uint16)
                 for (key, _, record), stack in zip(batch, stacks, strict=True):
@@ -120,28 +187,38 @@ def _tokenize_split(
         )
 
 
-def _variants(key: str, image: Picture, config: TokenizeConfig) -> Picture:
-    """uint8 [H, W, 3] -> uint8 [V, H, W, 3]; a sample's key fixes how it is changed."""
+def _variants(key: str, image: Picture, size: int, config: TokenizeConfig) -> Picture:
+    """uint8 [H, W, 3] -> uint8 [V, size, size, 3]; a sample's key fixes how it is changed."""
     rng = np.random.default_rng(zlib.crc32(key.encode()))
-    changed = [augmented(image, config.augmentation, rng) for _ in range(config.variants - 1)]
-    return np.stack([image, *changed])
+    changed = [augmented(image, size, config.augmentation, rng) for _ in range(config.variants - 1)]
+    return np.stack([centre_square(image, size), *changed])
 
 
 def _batches(
-    source: Path, size: int, image_size: int, bad: list[str]
-) -> Iterator[list[tuple[str, np.ndarray, bytes]]]:
-    batch: list[tuple[str, np.ndarray, bytes]] = []
+    source: Path, config: TokenizeConfig, image_size: int, bad: list[str]
+) -> Iterator[list[tuple[str, Picture, bytes]]]:
+    """Key, variants uint8 [V, H, W, 3] and JSON of each sample."""
+    caption_key = dataset_info(source).caption_key
+    batch: list[tuple[str, Picture, bytes]] = []
     for key, fields in read_shards(source):
         try:
-            json_field(fields)
-            batch.append((key, square_image(fields, image_size), fields[JSON_FIELD]))
+            versions = _variants(key, image_field(fields), image_size, config)
+            batch.append((key, versions, _record(fields, caption_key)))
         except BadSample as error:
             bad.append(f"{key}: {error}")
-        if len(batch) == size:
+        if len(batch) == config.batch_size:
             yield batch
             batch = []
     if batch:
         yield batch
+
+
+def _record(fields: Mapping[str, bytes], caption_key: str) -> bytes:
+    """The sample's JSON as it is; of a data set of others, with its captions where ours have them."""
+    record = json_field(fields)
+    if caption_key == CAPTIONS:
+        return fields[JSON_FIELD]
+    return json.dumps({**record, CAPTIONS: captions_field(fields, caption_key)}, ensure_ascii=False).encode()
 
 
 def _npy(codes: np.ndarray) -> bytes:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, SiglipVisionModel
+from transformers import PreTrainedModel
 
 from vilau_common.errors import UserError
+from vilau_vision_tower.clip.families import build_image_encoder
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.decoder import build_decoder
-from vilau_vision_tower.quantizer import QuantizerOutput, ResidualQuantizer
+from vilau_vision_tower.quantizer import QuantizerOutput, build_quantizer
 from vilau_vision_tower.tokenizer import ImageTokenizer
 
 
@@ -28,53 +28,55 @@ class VisionTowerOutput:
     codes: Tensor  # int64 [B, h, w, D]
     z_q: Tensor  # float [B, h, w, width], straight-through
     reconstruction: Tensor  # float [B, 3, H, W], about [-1, 1]
-    embedding: Tensor  # float [B, width], unit length: compares with the text encoder's
+    embedding: Tensor  # float [B, E], unit length: compares with the text encoder's
     commitment: Tensor  # float []
+    codebook: Tensor  # float []
 
 
 class VisionTower(PreTrainedModel, ImageTokenizer):
     """RQ-VAE on a CLIP image encoder.
 
-    Initialisation: encoder as transformers' SigLIP, or from its weights (`from_clip`); decoder and projections as
+    Initialisation: encoder as its library does it, or from a CLIP's weights (`from_clip`); decoder and projections as
     PyTorch's layers; codebooks from the first training batch.
     """
 
     config_class = VisionTowerConfig
     config: VisionTowerConfig
     main_input_name = "images"
-    _no_split_modules = ["SiglipEncoderLayer"]
+    supports_gradient_checkpointing = True  # of the encoder's layers and the decoder's blocks
+    _no_split_modules = ["SiglipEncoderLayer", "CLIPEncoderLayer", "ResidualAttentionBlock", "Block"]
 
     def __init__(self, config: VisionTowerConfig) -> None:
         super().__init__(config)
-        vision = config.encoder_config
-        self.encoder = SiglipVisionModel(vision)
-        self.quantizer = ResidualQuantizer(config.quantizer_config, vision.hidden_size)
-        side = vision.image_size // vision.patch_size
-        self._grid = (side, side)
-        self.decoder = build_decoder(config.decoder_config, vision.hidden_size, self._grid, vision.image_size)
+        assert config.image_mean is not None and config.image_std is not None
+        self.encoder = build_image_encoder(config.encoder_config, config.image_mean, config.image_std)
+        width, size = self.encoder.width, self.encoder.image_size
+        self.quantizer = build_quantizer(config.quantizer_config, width)
+        self.decoder = build_decoder(config.decoder_config, width, self.encoder.grid, size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every layer has initialised itself (see the class's docstring)."""
 
     @classmethod
-    def from_clip(cls, encoder: SiglipVisionModel, config: VisionTowerConfig) -> VisionTower:
-        """A tower whose image encoder carries the weights of `encoder`."""
+    def from_clip(cls, vision: nn.Module, config: VisionTowerConfig) -> VisionTower:
+        """A tower whose image encoder carries the weights of `vision`, a CLIP's image tower as its library has it."""
         tower = cls(config)
-        tower.encoder.load_state_dict(encoder.state_dict())
+        tower.encoder.model.load_state_dict(vision.state_dict())
+        tower.encoder.reset_class_state()
         return tower
 
     @property
     def grid(self) -> tuple[int, int]:
-        return self._grid
+        return self.encoder.grid
 
     @property
     def depth(self) -> int:
-        return self.quantizer.config.depth
+        return self.quantizer.depth
 
     @property
     def codebook_size(self) -> int:
-        return self.quantizer.config.codebook_size
+        return self.quantizer.codebook_size
 
     @property
     def feature_width(self) -> int:
@@ -82,7 +84,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
 
     @property
     def image_size(self) -> int:
-        return int(self.config.encoder_config.image_size)
+        return self.encoder.image_size
 
     def forward(self, images: Tensor) -> VisionTowerOutput:
         """float [B, 3, H, W] in [-1, 1] -> VisionTowerOutput."""
@@ -93,19 +95,16 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
             reconstruction=self.decoder(quantized.z_q.permute(0, 3, 1, 2)),
             embedding=self.pool(quantized.z_q),
             commitment=quantized.commitment,
+            codebook=quantized.codebook,
         )
 
     def quantize(self, images: Tensor) -> QuantizerOutput:
         """The quantised output of the penultimate layer; codes int64 [B, h, w, D]."""
-        hidden = self.encoder.embeddings(images)
-        for layer in self.encoder.encoder.layers[:-1]:
-            hidden = layer(hidden, attention_mask=None)
-        return self.quantizer(hidden.unflatten(1, self.grid))
+        return self.quantizer(self.encoder.hidden(images))
 
     def pool(self, z_q: Tensor) -> Tensor:
-        """Quantised features float [B, h, w, width] -> unit image embedding float [B, width]."""
-        hidden = self.encoder.encoder.layers[-1](z_q.flatten(1, 2), attention_mask=None)
-        return F.normalize(self.encoder.head(self.encoder.post_layernorm(hidden)), dim=-1)
+        """Quantised features float [B, h, w, width] -> unit image embedding float [B, E]."""
+        return self.encoder.pool(z_q)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -123,7 +122,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
 def load_tower(directory: str | Path) -> VisionTower:
     """The tower saved in `directory` (a run directory or its `model/`), in evaluation mode.
 
-    Raises UserError where there is none.
+    Raises UserError where there is none, or where weights are missing.
     """
     path = Path(directory)
     path = path / "model" if (path / "model").is_dir() else path
@@ -131,5 +130,11 @@ def load_tower(directory: str | Path) -> VisionTower:
         raise UserError(
             f"no vision tower in {directory}: expected a run directory of `make train-tower` with model/config.json"
         )
-    tower: VisionTower = VisionTower.from_pretrained(path, dtype=torch.float32)
+    tower, report = VisionTower.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    # transformers would go on with random numbers in their place.
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"the vision tower in {directory} was saved by another version: {len(missing)} of the weights are missing, "
+            f"among them {missing[0]}"
+        )
     return tower.eval()

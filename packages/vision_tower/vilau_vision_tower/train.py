@@ -7,20 +7,23 @@ from pathlib import Path
 
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
-from vilau_common.errors import UserError
-from vilau_common.fingerprint import weights_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
-from vilau_vision_tower.clip import TextEncoder, load_clip
+from vilau_vision_tower.clip import load_pretrained
+from vilau_vision_tower.clip.config import ClipConfig, OpenClipConfig, SiglipClipConfig
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.data import CaptionDataConfig, caption_loader, read_images
 from vilau_vision_tower.decoder import ConvDecoderConfig, DecoderConfig, TransformerDecoderConfig
-from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig
-from vilau_vision_tower.quantizer import QuantizerConfig
+from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig, build_perceptual
+from vilau_vision_tower.quantizer import QUANTIZER_CONFIGS, AnyQuantizerConfig
 from vilau_vision_tower.task import TowerTask
 from vilau_vision_tower.tower import VisionTower
 
-SCHEMA_GROUPS = {"tower/decoder": {"conv": ConvDecoderConfig, "transformer": TransformerDecoderConfig}}
+SCHEMA_GROUPS = {
+    "clip": {"siglip": SiglipClipConfig, "open_clip": OpenClipConfig},
+    "tower/quantizer": QUANTIZER_CONFIGS,
+    "tower/decoder": {"conv": ConvDecoderConfig, "transformer": TransformerDecoderConfig},
+}
 
 # Pictures of the test split that the training measures itself on; `vilau evaluate` takes all.
 TEST_PICTURES = 256
@@ -28,10 +31,14 @@ TEST_PICTURES = 256
 
 @dataclass(kw_only=True)
 class TowerConfig:
-    """clip: directory of the CLIP that the tower starts from (a run of `train-clip`, or a SigLIP directory)."""
+    """clip: what the tower starts from; its position embeddings are interpolated to data.image_size.
 
-    clip: str
-    quantizer: QuantizerConfig
+    gradient_checkpointing: of encoder and decoder; less memory, one more forward pass, the same gradients.
+    """
+
+    clip: ClipConfig
+    gradient_checkpointing: bool = False
+    quantizer: AnyQuantizerConfig
     decoder: DecoderConfig
 
 
@@ -51,30 +58,29 @@ class TrainTowerConfig:
 def train_tower(config: TrainTowerConfig) -> TrainingResult:
     """Train to the end, or go on; tower and text encoder land in <directory>/model."""
     run = RunDirectory(config.directory)
-    clip_directory = Path(config.tower.clip)
-    clip_directory = clip_directory / "model" if (clip_directory / "model").is_dir() else clip_directory
-    clip, tokenizer = load_clip(clip_directory)
-    if clip.config.vision_config.image_size != config.data.image_size:
-        raise UserError(
-            f"tower.clip {config.tower.clip} reads pictures of {clip.config.vision_config.image_size} pixels, but "
-            f"data.image_size is {config.data.image_size}"
-        )
-    text_encoder = TextEncoder(clip.text_model, tokenizer)
-    loader = caption_loader(config.data, tokenizer, text_encoder.length, config.seed, run.path)
-    test_images = read_images(Path(config.data.directory) / "test", TEST_PICTURES)
+    clip = load_pretrained(config.tower.clip, config.data.image_size)
+    loader = caption_loader(config.data, clip.text.tokenizer, clip.text.length, config.seed, run.path)
+    test_images = read_images(
+        Path(config.data.directory) / "test", TEST_PICTURES, size=config.data.image_size
+    )
     seed_everything(config.seed, distributed.rank())
     tower = VisionTower.from_clip(
-        clip.vision_model,
+        clip.vision,
         VisionTowerConfig(
-            vision_config=clip.vision_model.config.to_dict(),
+            vision_config=clip.vision_config.to_dict(),
+            image_mean=clip.image_mean,
+            image_std=clip.image_std,
             quantizer=asdict(config.tower.quantizer),
             decoder=asdict(config.tower.decoder),
         ),
     )
+    perceptual = build_perceptual(config.loss.perceptual, tower.encoder)  # which is CLIP still
+    if config.tower.gradient_checkpointing:
+        tower.activation_checkpointing_enable()
+    task = TowerTask(tower, clip.text, config.contrastive, config.loss, test_images, perceptual)
     # Last, so that a configuration that is refused does not take the directory.
     run.claim(
-        {**config_to_dict(config), "clip_fingerprint": weights_fingerprint(clip_directory)},
-        ignore=["directory", "tower.clip", *operational_keys()],
+        {**config_to_dict(config), "clip_fingerprint": clip.fingerprint},
+        ignore=["directory", "tower.clip.pretrained", "tower.gradient_checkpointing", *operational_keys()],
     )
-    task = TowerTask(tower, text_encoder, config.contrastive, config.loss, test_images)
     return train(task, loader, config.training, run, stage="tower", seed=config.seed)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vilau_common.data.augmentation import AugmentationConfig, augmented, moved, plain_margins
+from vilau_common.errors import UserError
 
 GROUND = 200
 
@@ -42,12 +43,30 @@ def test_content_moves_whole_to_every_place_that_holds_it(content: np.ndarray) -
 
 
 def test_each_change_comes_only_where_asked(content: np.ndarray) -> None:
-    image = picture(5, 4, 0, 2, content)
+    image = picture(5, 5, 0, 2, content)
     rng = np.random.default_rng(0)
     assert not AugmentationConfig().any()
-    assert all((augmented(image, AugmentationConfig(), rng) == image).all() for _ in range(20))
-    flips = [augmented(image, AugmentationConfig(horizontal_flip=True), rng) for _ in range(100)]
+    assert all((augmented(image, 5, AugmentationConfig(), rng) == image).all() for _ in range(20))
+    flips = [augmented(image, 5, AugmentationConfig(horizontal_flip=True), rng) for _ in range(100)]
     mirrored = sum((each == image[:, ::-1]).all() for each in flips)
     assert 30 < mirrored < 70 and mirrored + sum((each == image).all() for each in flips) == 100
-    both = [augmented(image, AugmentationConfig(horizontal_flip=True, move=True), rng) for _ in range(200)]
-    assert len({each.tobytes() for each in both}) == 18  # nine places, two ways round
+    both = [augmented(image, 5, AugmentationConfig(horizontal_flip=True, move=True), rng) for _ in range(200)]
+    assert len({each.tobytes() for each in both}) == 24  # twelve places, two ways round
+
+
+def test_random_parts_of_pictures_of_any_size_are_taken_where_asked() -> None:
+    image = np.random.default_rng(0).integers(256, size=(12, 30, 3), dtype=np.uint8)
+    config = AugmentationConfig(random_crop_scale=0.3)
+    assert config.any()
+    rng = np.random.default_rng(0)
+    parts = [augmented(image, 8, config, rng) for _ in range(20)]
+    assert all(part.shape == (8, 8, 3) and part.dtype == np.uint8 for part in parts)
+    assert len({part.tobytes() for part in parts}) > 15
+    again = np.random.default_rng(0)
+    assert all((augmented(image, 8, config, again) == part).all() for part in parts)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, 1.1])
+def test_a_share_of_the_picture_that_is_none_is_refused(scale: float) -> None:
+    with pytest.raises(UserError, match="augmentation.random_crop_scale is"):
+        AugmentationConfig(random_crop_scale=scale)

@@ -1,20 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from vilau_common.data.fields import image_field, json_field
-from vilau_common.data.image_folder import prepare_image_folder
-from vilau_common.data.prepare import encode_png, prepare_world
+from vilau_common.data.prepare import prepare_world
 from vilau_common.data.shards import dataset_info, read_shards
 from vilau_common.data.worlds.base import World, WorldConfig
 from vilau_common.data.worlds.scene import Question, Scene, SceneObject, WorldSample
-from vilau_common.errors import UserError
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -91,70 +87,3 @@ def test_progress_ends_at_the_number_of_samples(tmp_path: Path) -> None:
         Dots(config), config, tmp_path, samples_per_shard=100, progress=lambda *call: calls.append(call)
     )
     assert calls == [("train", 100), ("train", 200), ("train", 250), ("test", 2)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two pictures, one of them in a subfolder, without captions."""
-    (tmp_path / "photos" / "deep").mkdir(parents=True)
-    for number, name in enumerate(("one.PNG", "deep/two.png")):
-        (tmp_path / "photos" / name).write_bytes(encode_png(np.full((2, 2, 3), number, np.uint8)))
-    return tmp_path / "photos"
-
-
-def captions_of(folder: Path) -> dict[str, list[str]]:
-    calls: list[tuple[int, int]] = []
-    prepare_image_folder(
-        folder, folder.parent / "data", samples_per_shard=1, progress=lambda *call: calls.append(call)
-    )
-    assert calls[-1] == (2, 2)
-    records = [json_field(fields) for _, fields in read_shards(folder.parent / "data")]
-    assert all(image_field(fields).shape == (2, 2, 3) for _, fields in read_shards(folder.parent / "data"))
-    return {record["file"]: record["captions"] for record in records}
-
-
-EXPECTED = {"one.PNG": ["first", "uno"], "deep/two.png": ["second, with a comma"]}
-
-
-def test_captions_beside_the_pictures(folder: Path) -> None:
-    (folder / "one.txt").write_text("first\nuno\n")
-    (folder / "deep" / "two.txt").write_text("\nsecond, with a comma")
-    assert captions_of(folder) == EXPECTED
-
-
-def test_captions_in_a_table(folder: Path) -> None:
-    (folder / "captions.csv").write_text(
-        'file,caption\none.PNG,first\ndeep/two.png,"second, with a comma"\none.PNG,uno\n'
-    )
-    assert captions_of(folder) == EXPECTED
-
-
-def test_captions_in_lines(folder: Path) -> None:
-    lines = [
-        {"file": "one.PNG", "captions": ["first", "uno"]},
-        {"file": "deep/two.png", "caption": "second, with a comma"},
-    ]
-    (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert captions_of(folder) == EXPECTED
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("one.txt", "first", r"1 of 2 pictures in .* have no caption, such as .*two\.png"),
-        ("captions.csv", "name,text\none.PNG,first\n", "columns 'file' and 'caption'"),
-        ("captions.jsonl", '{"file": "one.PNG"}\n', "line 1"),
-        ("captions.jsonl", '{"file": "one.PNG", "captions": ["a"]}\n[]\n', "line 2"),
-        ("captions.jsonl", '{"file": "one.PNG", "caption": 3}\n', "line 1"),
-    ],
-)
-def test_wrong_captions_are_named(folder: Path, name: str, content: str, message: str) -> None:
-    (folder / name).write_text(content)
-    with pytest.raises(UserError, match=message):
-        captions_of(folder)
-    assert not (folder.parent / "data").exists()
-
-
-def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pictures"):
-        prepare_image_folder(tmp_path, tmp_path / "data", samples_per_shard=1, progress=lambda *call: None)

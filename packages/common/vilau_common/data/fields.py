@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy_format
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vilau_common.data.encoder import BadSample
+from vilau_common.pictures import PictureError, read_picture
 
-IMAGE_FIELDS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
+IMAGE_FIELDS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 JSON_FIELD = "json"
+TEXT_FIELD = "txt"
+CAPTIONS = "captions"  # where the JSON of our own data sets has them
 CODES_FIELD = "codes.npy"
 
 _NPY_1_0_PREAMBLE = 10  # magic, version and the header's length in two bytes
@@ -23,24 +25,16 @@ _CODES_AXES = 4
 
 
 def image_field(fields: Mapping[str, bytes]) -> np.ndarray:
-    """Decode the picture of a sample to uint8 `[H, W, 3]`, RGB, upright. Read-only memory where possible.
+    """Decode the picture of a sample to uint8 `[H, W, 3]`, as a person sees it (`read_picture`). Perhaps read-only.
 
     Raises BadSample where there is none or it is damaged.
     """
     field = next((field for field in IMAGE_FIELDS if field in fields), None)
     if field is None:
         raise BadSample(f"no image: has none of the fields {', '.join(IMAGE_FIELDS)}")
-    file_format = IMAGE_FIELDS[field]
     try:
-        image: Image.Image = Image.open(io.BytesIO(fields[field]), formats=(file_format,))
-        if file_format == "JPEG":  # cameras store the orientation apart
-            image = ImageOps.exif_transpose(image)
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        return np.asarray(image)
-    except UnidentifiedImageError:  # its text is an object's address
-        raise BadSample(f"image field '{field}' cannot be decoded: it is no {file_format} file") from None
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
+        return read_picture(fields[field])
+    except PictureError as error:
         raise BadSample(f"image field '{field}' cannot be decoded: {error}") from error
 
 
@@ -63,6 +57,25 @@ def text_list(record: Mapping[str, Any], name: str) -> list[str]:
     if not texts or not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise BadSample(f"no {name}: expected a list of texts")
     return texts
+
+
+def captions_field(fields: Mapping[str, bytes], key: str = CAPTIONS) -> list[str]:
+    """The sample's captions, at least one.
+
+    key: where its JSON has them, a text or a list of texts; or `txt`, its text file, which is one caption (the last two
+    are img2dataset's). Raises BadSample where there are none.
+    """
+    if key != TEXT_FIELD:
+        record = json_field(fields)
+        said = record.get(key)
+        return text_list({key: [said]} if isinstance(said, str) else record, key)
+    try:
+        text = fields[TEXT_FIELD].decode("utf-8").strip()
+    except KeyError:
+        raise BadSample(f"no field '{TEXT_FIELD}'") from None
+    except UnicodeDecodeError as error:
+        raise BadSample(f"field '{TEXT_FIELD}' is not UTF-8: {error}") from error
+    return text_list({TEXT_FIELD: [text]}, TEXT_FIELD)
 
 
 def codes_field(fields: Mapping[str, bytes], codebook_size: int) -> np.ndarray:

@@ -1,27 +1,30 @@
-"""Turning a built-in world into data sets that trainings and evaluations read."""
+"""Turning a source, a built-in world or pictures with captions, into data sets that trainings and evaluations read."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from vilau_common import atomic
-from vilau_common.data.fields import JSON_FIELD
-from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
+from vilau_common.data.encoder import BadSample
+from vilau_common.data.fields import JSON_FIELD, captions_field, json_field
+from vilau_common.data.shards import ShardWriter, dataset_info, is_prepared, read_shards
+from vilau_common.data.sources.base import TRAIN, PicturesConfig, SourceConfig
+from vilau_common.data.sources.linked import link_tars
+from vilau_common.data.sources.registry import SOURCE_CONFIGS, build_source
+from vilau_common.data.sources.webdataset import WebDatasetSource
+from vilau_common.data.sources.write import prepare_pictures, split_info
 from vilau_common.data.text_tokenizer import check_sizes, train_text_tokenizer
 from vilau_common.data.worlds.base import World, WorldConfig
-from vilau_common.data.worlds.registry import WORLD_CONFIGS, build_world
-from vilau_common.errors import UserError
+from vilau_common.data.worlds.registry import build_world
+from vilau_common.pictures import encode_png
 from vilau_common.training.progress import TrainingProgress
 
 # Part of what makes two preparations equal: raise it when the same settings give other samples than before.
@@ -32,26 +35,32 @@ TEXT_TOKENIZER = "tokenizer"
 
 @dataclass(kw_only=True)
 class PrepareConfig:
-    """directory: where the splits go. hard_negatives: stored with each sample, for the contrastive losses.
+    """directory: where the splits go. source: a built-in world, or pictures with captions.
 
-    vocabulary_size: of the text tokenizer that is trained on the training split's texts, an upper bound; superwords:
-    so many of its tokens span words.
+    hard_negatives: stored with each sample of a world, for the contrastive losses; other sources cannot make any.
+    vocabulary_size: of the text tokenizer that is trained on the training split's texts, an upper bound; null: none is
+    trained, for models that bring their own. superwords: so many of its tokens span words.
     """
 
     directory: str
-    world: WorldConfig
+    source: SourceConfig
     samples_per_shard: int = 2_000
     hard_negatives: int = 8
-    vocabulary_size: int = 512
+    vocabulary_size: int | None = 512
     superwords: int = 0
 
 
-SCHEMA_GROUPS = {"world": WORLD_CONFIGS}
+SCHEMA_GROUPS = {"source": SOURCE_CONFIGS}
 
 Progress = Callable[[str, int], None]
 """Called with the split's name and the number of its samples written so far, a few times a second at least."""
 
 _SAMPLES_BETWEEN_CALLS = 100
+
+_REDRAWS = 100  # of the bar over a source's pictures
+
+# The text tokenizer sees so many: more change nothing in it, and would not fit into memory.
+_TEXTS_FOR_TOKENIZER = 2_000_000
 
 
 def prepare_world(
@@ -101,9 +110,21 @@ def prepare_world(
 
 
 def prepare(config: PrepareConfig) -> None:
-    """`vilau prepare`: write a built-in world's splits and a text tokenizer trained on its training split."""
-    check_sizes(config.vocabulary_size, config.superwords)
-    world, directory = build_world(config.world), Path(config.directory)
+    """`vilau prepare`: write a source's splits and a text tokenizer trained on its training split."""
+    if config.vocabulary_size is not None:
+        check_sizes(config.vocabulary_size, config.superwords)
+    if isinstance(config.source, WorldConfig):
+        train = _write_world(config, config.source)
+    else:
+        assert isinstance(config.source, PicturesConfig)
+        train = _write_pictures(config, config.source)
+    if config.vocabulary_size is not None:
+        _train_tokenizer(config, config.vocabulary_size, train)
+
+
+def _write_world(config: PrepareConfig, source: WorldConfig) -> Path:
+    """Write a world's splits; the training split's directory."""
+    world = build_world(source)
     with ExitStack() as stack:
         bars: dict[str, TrainingProgress] = {}
 
@@ -115,48 +136,63 @@ def prepare(config: PrepareConfig) -> None:
 
         splits = prepare_world(
             world,
-            config.world,
-            directory,
+            source,
+            Path(config.directory),
             samples_per_shard=config.samples_per_shard,
             progress=show,
             hard_negatives=config.hard_negatives,
         )
-    target = directory / TEXT_TOKENIZER
+    return splits[TRAIN]
+
+
+def _write_pictures(config: PrepareConfig, settings: PicturesConfig) -> Path:
+    """Write the splits of pictures with captions; the training split's directory."""
+    source, directory = build_source(settings), Path(config.directory)
+    with TrainingProgress("prepare", source.size(), source.unit, visible=True) as bar:
+        size, shown = source.size(), 0
+        step = max(1, size // _REDRAWS)
+
+        def show(position: int) -> None:
+            nonlocal shown
+            if position - shown >= step:
+                bar.advance(position, position - shown, None)
+                shown = position
+
+        splits = prepare_pictures(
+            source, directory, samples_per_shard=config.samples_per_shard, progress=show
+        )
+    if isinstance(source, WebDatasetSource) and not source.config.rewrite:
+        splits[TRAIN] = directory / TRAIN
+        link_tars(source.tars, splits[TRAIN], split_info(source, TRAIN), source.config.caption_key)
+    return splits[TRAIN]
+
+
+def _train_tokenizer(config: PrepareConfig, vocabulary_size: int, train: Path) -> None:
+    """Train it on the training split's texts, unless it stands there, made from the same."""
+    target = Path(config.directory) / TEXT_TOKENIZER
     made_from = {
-        "data": dataset_info(splits["train"]).fingerprint,
-        "vocabulary_size": config.vocabulary_size,
+        "data": dataset_info(train).fingerprint,
+        "vocabulary_size": vocabulary_size,
         "superwords": config.superwords,
     }
     note = target / "made_from.json"
     if not note.is_file() or json.loads(note.read_text()) != made_from:
         with atomic.new_directory(target) as unfinished:
-            train_text_tokenizer(
-                list(_texts(splits["train"])), unfinished, config.vocabulary_size, config.superwords
-            )
+            texts = list(islice(_texts(train), _TEXTS_FOR_TOKENIZER))
+            train_text_tokenizer(texts, unfinished, vocabulary_size, config.superwords)
             (unfinished / note.name).write_text(json.dumps(made_from))
 
 
 def _texts(split: Path) -> Iterator[str]:
     """Every text of a prepared split."""
+    caption_key = dataset_info(split).caption_key
     for _, fields in read_shards(split):
-        record = json.loads(fields[JSON_FIELD])
-        yield from record["captions"]
-        yield from record["texts"]
-        for question in record["questions"]:
+        try:
+            captions, record = captions_field(fields, caption_key), json_field(fields)
+        except BadSample:
+            continue  # other people's tars as they are: the training's loader counts them
+        yield from captions
+        yield from record.get("texts", [])
+        for question in record.get("questions", []):
             yield question["question"]
             yield question["answer"]
-
-
-def is_prepared(directory: Path, info: Mapping[str, Any]) -> bool:
-    """Whether `directory` holds a whole data set that was written with this `info`."""
-    try:
-        return dataset_info(directory).info == dict(info)
-    except UserError:
-        return False
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """The PNG file of a picture, uint8 `[H, W, 3]`."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()

@@ -24,10 +24,12 @@ from types import TracebackType
 from typing import Any
 
 from vilau_common.atomic import begin_directory, commit_directory
+from vilau_common.data.fields import CAPTIONS
 from vilau_common.data.tar_members import split_member_name, tar_members
 from vilau_common.errors import UserError
 
 DATASET_FILE = "dataset.json"
+CAPTION_KEY = "caption_key"  # in `DatasetInfo.info`
 DEFAULT_HINT = "`vilau prepare` makes it"
 
 # A USTAR name holds 100 bytes; the key leaves room for its field.
@@ -45,6 +47,11 @@ class DatasetInfo:
     shards: dict[str, int]  # file name -> samples in it
     fields: list[str]  # the fields that occur, sorted
     info: dict[str, Any]  # whatever the maker of the data set wants to be known
+
+    @property
+    def caption_key(self) -> str:
+        """Where the samples have their captions, as `captions_field` takes it."""
+        return str(self.info.get(CAPTION_KEY, CAPTIONS))
 
 
 class ShardWriter:
@@ -152,6 +159,14 @@ def dataset_info(directory: Path | str, *, hint: str = DEFAULT_HINT) -> DatasetI
         raise UserError(f"data set not prepared: {directory} has no {DATASET_FILE}; {hint}") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); prepare the data set again: {hint}") from None
+
+
+def is_prepared(directory: Path | str, info: Mapping[str, Any]) -> bool:
+    """Whether `directory` holds a whole data set that was written with this `info`."""
+    try:
+        return dataset_info(directory).info == dict(info)
+    except UserError:
+        return False
 
 
 def read_shards(directory: Path | str, *, hint: str = DEFAULT_HINT) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -24,9 +24,10 @@ PERCENT = Unit(100, 1, " %")
 ALL = Bar(1.0)
 # By what a key holds; the first that fits counts.
 UNITS = (
-    (re.compile(r"accuracy|usage"), PERCENT),
+    (re.compile(r"accuracy|usage|zero_shot_top|retrieval_\w+_r\d"), PERCENT),
     (re.compile(r"psnr"), Unit(1, 1, " dB")),
     (re.compile(r"_seconds$"), Unit(1, 0, " s")),
+    (re.compile(r"_per_second$"), Unit(1, 0, "")),
 )
 
 

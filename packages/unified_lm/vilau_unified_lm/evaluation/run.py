@@ -21,7 +21,7 @@ from vilau_unified_lm.evaluation.language import Written, answer_questions, capt
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
 from vilau_vision_tower.clip import TextEncoder
-from vilau_vision_tower.evaluation import evaluate_tower, scenes_right
+from vilau_vision_tower.evaluation.world import evaluate_on_world, scenes_right
 from vilau_vision_tower.task import TEXT_ENCODER
 from vilau_vision_tower.tower import load_tower
 
@@ -75,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
             known = split.known()
             truth = scenes_right(world, split.images[known], split, known)
             results[f"{prefix}verifier/scene_accuracy"] = float(truth.mean())
-            seen = evaluate_tower(tower, text_encoder, world, split, config.hard_negative_pictures)
+            seen = evaluate_on_world(tower, text_encoder, world, split, config.hard_negative_pictures)
             results |= {f"{prefix}tower/{key}": value for key, value in seen.metrics.items()}
             codes = seen.codes.numpy()
             answers = answer_questions(session, codes, split, config.questions)

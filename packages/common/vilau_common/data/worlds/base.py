@@ -12,6 +12,7 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
+from vilau_common.data.sources.base import SourceConfig
 from vilau_common.data.worlds.scene import (
     UNREADABLE,
     DrawingPrompt,
@@ -28,7 +29,7 @@ MAX_READ_OBJECTS = 9
 
 
 @dataclass(kw_only=True)
-class WorldConfig:
+class WorldConfig(SourceConfig):
     """What every world is configured by."""
 
     image_size: int = 32  # pixels a side; pictures are square
@@ -89,6 +90,16 @@ class World(ABC):
     @abstractmethod
     def parse_caption(self, caption: str) -> Scene | None:
         """The scene that a full caption describes, None if it is not a full caption of this world."""
+
+    @abstractmethod
+    def kinds_of_objects(self) -> list[str]:
+        """All "colour shape" that an object can be: the classes of zero-shot classification."""
+
+    def kind_of(self, scene: Scene) -> str | None:
+        """The kind of a scene's only object; None where there are several."""
+        if len(scene.objects) != 1:
+            return None
+        return f"{scene.objects[0].colour} {scene.objects[0].shape}"
 
     def relation_holds(self, relation: str, first: SceneObject, second: SceneObject) -> bool:
         """Whether `first` is <relation> `second`; worlds without places know no relation."""

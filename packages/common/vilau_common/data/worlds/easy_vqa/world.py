@@ -54,6 +54,10 @@ class EasyVqaWorld(World):
         """The scene of a caption that gives shape and colour, in any of the wordings."""
         return language.parse_full(caption)
 
+    def kinds_of_objects(self) -> list[str]:
+        """All 24."""
+        return [f"{colour} {shape}" for colour in language.COLOURS for shape in language.SHAPES]
+
     def substitutions(self, caption: str) -> list[str]:
         """Another colour (7) or another shape (2)."""
         return list(language.substitutions(caption))

@@ -71,6 +71,10 @@ class ScenesWorld(World):
         """The scene of a full caption in any of the wordings."""
         return parse_full(caption)
 
+    def kinds_of_objects(self) -> list[str]:
+        """Held-out combinations included."""
+        return [f"{colour} {shape}" for colour in words.COLOURS for shape in words.SHAPES]
+
     def substitutions(self, caption: str) -> list[str]:
         """One shape, colour, size or place word changed."""
         return list(substitutions(caption))

@@ -16,9 +16,9 @@ from vilau_common.data.split import Split, load_split
 from vilau_common.data.worlds.base import World
 from vilau_common.data.worlds.registry import world_of
 from vilau_common.images import to_tensor
-from vilau_vision_tower import evaluation
 from vilau_vision_tower.clip import TextEncoder
-from vilau_vision_tower.evaluation import evaluate_tower, hard_negative_accuracy, scenes_right
+from vilau_vision_tower.evaluation import world as world_module
+from vilau_vision_tower.evaluation.world import evaluate_on_world, hard_negative_accuracy, scenes_right
 from vilau_vision_tower.losses import psnr
 from vilau_vision_tower.tower import VisionTower
 
@@ -49,7 +49,7 @@ def texts_apart() -> Callable[[list[str]], Tensor]:
 def test_hard_negatives_are_told_apart(
     world: World, split: Split, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "BATCH", batch)
+    monkeypatch.setattr(world_module, "BATCH", batch)
     embed = texts_apart()
     embeddings = embed([captions[0] for captions in split.captions])
     assert hard_negative_accuracy(embeddings, embed, world, split, split.known()) == 1.0
@@ -81,7 +81,7 @@ def test_a_tower_is_measured(
     world: World, split: Split, tower: VisionTower, clip: SiglipModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     images = to_tensor(split.images)
-    result = evaluate_tower(tower, TextEncoder(clip.text_model, tokenizer), world, split, 4)
+    result = evaluate_on_world(tower, TextEncoder(clip.text_model, tokenizer), world, split, 4)
     codes = tower.encode(images)
     assert torch.equal(result.codes, codes)
     assert result.reconstructions.shape == split.images.shape
@@ -103,7 +103,7 @@ def test_perfect_reconstructions_are_read_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tower, "decode", lambda codes: to_tensor(split.images))
-    result = evaluate_tower(tower, TextEncoder(clip.text_model, tokenizer), world, split, 4)
+    result = evaluate_on_world(tower, TextEncoder(clip.text_model, tokenizer), world, split, 4)
     assert result.metrics["read_back_accuracy"] == 1.0
     assert result.read_back_right.all()
     assert np.array_equal(result.reconstructions, split.images)

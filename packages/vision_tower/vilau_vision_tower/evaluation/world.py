@@ -1,8 +1,13 @@
-"""What the tower's codes keep of pixels and of meaning, on pictures it was never trained on."""
+"""What the tower's codes keep of a built-in world's test pictures, whose scenes are known: a verifier reads the
+reconstructions, and captions are told from near misses.
+
+`evaluate_on_world` takes a whole split and keeps all of its codes and reconstructions, for what is evaluated next;
+`KnownScenes` is the same as one metric among others of a pass over any pictures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +19,8 @@ from vilau_common.data.split import Split
 from vilau_common.data.worlds.base import World
 from vilau_common.images import to_array, to_tensor
 from vilau_vision_tower.clip import TextEncoder
+from vilau_vision_tower.evaluation.codebook import CodebookMetrics
+from vilau_vision_tower.evaluation.metric import EvaluatedBatch, Mean, Metric, NotComputed
 from vilau_vision_tower.losses import psnr
 from vilau_vision_tower.tower import VisionTower
 
@@ -29,7 +36,7 @@ class TowerEvaluation:
 
 
 @torch.inference_mode()
-def evaluate_tower(
+def evaluate_on_world(
     tower: VisionTower, text_encoder: TextEncoder, world: World, split: Split, hard_negative_pictures: int
 ) -> TowerEvaluation:
     """PSNR, what the verifier reads off reconstructions, captions told from near misses, codebook usage.
@@ -56,9 +63,9 @@ def evaluate_tower(
             torch.cat(embeddings), text_encoder.embed, world, split, known[:hard_negative_pictures]
         ),
     }
-    for depth in range(tower.depth):
-        used = torch.unique(all_codes[..., depth]).numel()
-        metrics[f"codebook_usage_d{depth}"] = used / tower.codebook_size
+    codebook = CodebookMetrics(tower.codebook_size, tower.depth)
+    codebook.add(all_codes)
+    metrics |= codebook.result()
     return TowerEvaluation(metrics, all_codes.cpu(), pictures, right)
 
 
@@ -89,11 +96,60 @@ def hard_negative_accuracy(
         for index in chosen:
             caption = split.captions[index][0]
             groups.append([caption, *world.hard_negatives(split.scenes[index], caption)])
-        texts = embed_texts([text for group in groups for text in group])
-        for index, own in zip(chosen, texts.split([len(group) for group in groups]), strict=True):
-            likeness = own @ embeddings[index]
-            right += bool((likeness[0] > likeness[1:]).all())  # a tie is no answer
+        right += sum(told_apart(embeddings[chosen], embed_texts, groups))
     return right / max(len(indices), 1)
+
+
+def told_apart(
+    embeddings: Tensor, embed_texts: Callable[[list[str]], Tensor], groups: Sequence[list[str]]
+) -> list[bool]:
+    """Which pictures, float [B, C], are nearer to the first text of their group than to each of its other ones."""
+    texts = embed_texts([text for group in groups for text in group])
+    likenesses = [
+        own @ embedding
+        for embedding, own in zip(embeddings, texts.split([len(group) for group in groups]), strict=True)
+    ]
+    return [bool((likeness[0] > likeness[1:]).all()) for likeness in likenesses]  # a tie is no answer
+
+
+class KnownScenes(Metric):
+    """read_back_accuracy and hard_negative_accuracy of the pictures whose whole scene is known."""
+
+    def __init__(self, world: World, text_encoder: TextEncoder, near_misses: int, image_size: int) -> None:
+        """near_misses: so many pictures at most are compared with their near misses. NotComputed: the verifier reads
+        pictures of another size than the tower's."""
+        if world.image_size != image_size:
+            raise NotComputed(
+                f"the verifier reads pictures of {world.image_size} pixels, but the tower draws {image_size}"
+            )
+        self.world, self.text_encoder, self.near_misses = world, text_encoder, near_misses
+        self.read_back, self.apart = Mean(), Mean()
+
+    def update(self, batch: EvaluatedBatch) -> None:
+        known = [index for index, picture in enumerate(batch.pictures) if picture.scene is not None]
+        if not known:
+            return
+        readings = self.world.read(to_array(batch.reconstructions[known]))
+        truths = [batch.pictures[index].scene for index in known]
+        pairs = zip(readings, truths, strict=True)
+        self.read_back.add(torch.tensor([t is not None and self.world.same(r, t) for r, t in pairs]))
+        chosen = known[: self.near_misses - self.apart.count]
+        if chosen:
+            groups = []
+            for index in chosen:
+                caption = batch.pictures[index].captions[0]
+                groups.append([caption, *self.world.hard_negatives(batch.pictures[index].scene, caption)])
+            self.apart.add(
+                torch.tensor(told_apart(batch.embeddings[chosen], self.text_encoder.embed, groups))
+            )
+
+    def result(self) -> dict[str, float]:
+        if not self.read_back.count:
+            raise NotComputed("no picture's whole scene is known")
+        numbers = {"read_back_accuracy": self.read_back.value()}
+        if self.apart.count:
+            numbers["hard_negative_accuracy"] = self.apart.value()
+        return numbers
 
 
 def _batches(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:

@@ -1,4 +1,4 @@
-"""The tower's losses (VILA-U, section 3.1): reconstruction and image-text contrastive."""
+"""The image-text contrastive loss, as CLIP's softmax or SigLIP's sigmoid."""
 
 from __future__ import annotations
 
@@ -24,17 +24,8 @@ class ContrastiveConfig:
 
     kind: str = "softmax"
     scale: float = 10.0
-    bias: float = 0.0
-
-
-@dataclass(kw_only=True)
-class TowerLossConfig:
-    """Weights of the terms. l1, l2: pixel differences of images in [-1, 1]; contrastive; commitment."""
-
-    l1: float = 0.0
-    l2: float = 1.0
-    contrastive: float = 1.0
-    commitment: float = 0.25
+    # SigLIP's start (section 3.2): most pairs are negatives, and the loss should know that from the first step.
+    bias: float = -10.0
 
 
 class ContrastiveLoss(nn.Module):
@@ -91,9 +82,3 @@ def gather(vectors: Tensor) -> Tensor:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return vectors
     return torch.cat(all_gather(vectors))
-
-
-def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB per picture, float [B], of images float [B, 3, H, W] in [-1, 1]."""
-    mse = (images - reconstructions).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(4.0 / mse)

@@ -1,0 +1,121 @@
+"""How far the set of reconstructions lies from the set of pictures: rFID (Heusel et al. 2017) and KID (Bińkowski et
+al. 2018), from features of one network, by torch-fidelity's formulas.
+
+rFID is the Fréchet distance of two Gaussians, from running sums. KID, the unbiased squared MMD under a cubic kernel,
+compares pictures one by one, so it takes a random part of them (reservoir sampling) that fits in memory. A picture and
+its own reconstruction are no independent pair: the estimate leaves such pairs out (the U-statistic), without which KID
+would come out too low, below zero where reconstructions are good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+from torch_fidelity.metric_kid import kernel_poly, mmd2
+
+from vilau_vision_tower.evaluation.features import FeatureNetwork
+from vilau_vision_tower.evaluation.metric import EvaluatedBatch, Metric, NotComputed
+
+KID_SUBSETS = 100
+LEAST_PICTURES = 2  # one has neither a covariance nor another to be compared with
+
+
+class FeatureDistances(Metric):
+    """rfid, kid and kid_std, with the network's suffix; kid_subset_size says how many pictures a subset of KID had."""
+
+    def __init__(self, network: FeatureNetwork, kid_pictures: int, kid_subset_size: int, seed: int) -> None:
+        """kid_pictures: at most so many are kept for KID. kid_subset_size: at most."""
+        self.network = network
+        self.subset_size = kid_subset_size
+        self.seed = seed
+        self.moments = Moments(), Moments()
+        self.kept = Reservoir(kid_pictures, seed)
+
+    def update(self, batch: EvaluatedBatch) -> None:
+        pair = self.network(to_bytes(batch.images)), self.network(to_bytes(batch.reconstructions))
+        for moments, features in zip(self.moments, pair, strict=True):
+            moments.add(features)
+        self.kept.add(torch.stack(pair, dim=1))
+
+    def result(self) -> dict[str, float]:
+        count = self.moments[0].count
+        if count < LEAST_PICTURES:
+            raise NotComputed(f"rFID and KID need {LEAST_PICTURES} pictures at least, but there are {count}")
+        rfid = fid_statistics_to_metric(*(moments.statistics() for moments in self.moments), verbose=False)
+        estimates = kid_estimates(self.kept.items(), self.subset_size, self.seed)
+        suffix = self.network.suffix
+        return {
+            f"rfid{suffix}": rfid[KEY_METRIC_FID],
+            f"kid{suffix}": float(estimates.mean()),
+            f"kid_std{suffix}": float(estimates.std()),
+            "kid_subset_size": min(self.subset_size, len(self.kept.rows)),
+        }
+
+
+def kid_estimates(pairs: Tensor, subset_size: int, seed: int) -> npt.NDArray[np.float64]:
+    """The squared MMD of each of KID_SUBSETS random subsets.
+
+    pairs: float [N, 2, C], features of a picture and of its reconstruction; subset_size: at most.
+    """
+    rng = np.random.default_rng(seed)
+    features = pairs.double().numpy()
+    estimates = []
+    for _ in range(KID_SUBSETS):
+        real, again = features[rng.permutation(len(features))[:subset_size]].swapaxes(0, 1)
+        kernels = (kernel_poly(x, y) for x, y in ((real, real), (real, again), (again, again)))
+        estimates.append(mmd2(*kernels, mmd_est="u-statistic"))
+    return np.array(estimates)
+
+
+class Moments:
+    """Running mean and covariance of vectors, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum = torch.zeros(())
+        self.products = torch.zeros(())
+
+    def add(self, features: Tensor) -> None:
+        """features: float [B, C]."""
+        rows = features.double()
+        self.sum = self.sum.to(rows) + rows.sum(dim=0)
+        self.products = self.products.to(rows) + rows.T @ rows
+        self.count += len(rows)
+
+    def statistics(self) -> Mapping[str, npt.NDArray[np.float64]]:
+        """mu [C], and sigma [C, C] with N - 1 in the denominator, as numpy.cov has it."""
+        mean = self.sum / self.count
+        covariance = (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return {"mu": mean.cpu().numpy(), "sigma": covariance.cpu().numpy()}
+
+
+class Reservoir:
+    """A random sample of at most `size` of all rows seen, each equally likely to be in it (Vitter's algorithm R)."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seen = size, 0
+        self.rng = np.random.default_rng(seed)
+        self.rows: list[Tensor] = []
+
+    def add(self, rows: Tensor) -> None:
+        """rows: [B, ...]; kept on the CPU."""
+        for row in rows.cpu():
+            self.seen += 1
+            if len(self.rows) < self.size:
+                self.rows.append(row.clone())
+            elif (place := int(self.rng.integers(self.seen))) < self.size:
+                self.rows[place] = row.clone()
+
+    def items(self) -> Tensor:
+        """What was kept, [at most size, ...]."""
+        return torch.stack(self.rows)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """float [B, 3, H, W] in [-1, 1] -> uint8 of the same shape and device, as a picture file holds it."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
