@@ -18,7 +18,6 @@ from vilau_common.data.worlds.scenes.words import (
     row_and_column,
 )
 
-PARTIAL_CAPTIONS = 3  # a picture, besides the full one
 KINDS = ("single", "two", "counting", "colours", "position", "binding")
 PREFIX_SHARE = 0.3  # of partial captions that open with "there is" or "a picture of"
 
@@ -43,14 +42,13 @@ def full_caption(scene: Scene, rng: random.Random, in_reading_order: bool = Fals
 
 
 def captions(scene: Scene, rng: random.Random) -> list[str]:
-    """A full caption, and partial ones of different kinds, as far as there are kinds that apply.
+    """A full caption, and partial ones of each kind that applies.
 
     Full ones are learned soon, and pictures of three objects have hardly any others; most of drawing's lessons are in
-    what partial ones leave open.
+    what partial ones leave open. Binding, the last to be learned, comes in two wordings.
     """
-    kinds = [kind for kind in KINDS if kind_applies(kind, scene)]
-    rng.shuffle(kinds)
-    partial = [partial_caption(kind, scene, rng) for kind in kinds[:PARTIAL_CAPTIONS]]
+    kinds = [kind for kind in (*KINDS, "binding") if kind_applies(kind, scene)]
+    partial = [partial_caption(kind, scene, rng) for kind in kinds]
     return list(dict.fromkeys([full_caption(scene, rng), *partial]))
 
 

@@ -27,7 +27,7 @@ from vilau_common.data.worlds.scenes.words import (
 QUESTIONS = 8  # a picture: one of each kind, kinds that do not apply replaced by others
 PRESENT_SHARE = 0.7  # of counted attributes taken from the scene, not at random
 # More relation questions of a training picture: two objects to find and two places to compare are learned last.
-TRAINING_RELATIONS = 4
+TRAINING_RELATIONS = 5
 COLOR_SHARE = 0.25  # of colour questions spelt "color"
 NOTHING = "nothing"
 Pairs = frozenset[tuple[str, str]]
