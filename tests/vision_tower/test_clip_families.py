@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tiny_clips import CAPTIONS, SIZE, SavedClip, save_clip, save_open_clip, save_siglip
 from tiny_tower import DECODER, fill_codebooks
 from torch import Tensor
@@ -98,6 +99,14 @@ def test_text_embeddings_are_the_librarys(clip: PretrainedClip, tower: VisionTow
     close(texts, saved.oracle(SIZE).text(CAPTIONS))
     assert texts.shape == (2, tower.encoder(torch.zeros(1, 3, SIZE, SIZE)).shape[-1])
     assert not any(weight.requires_grad for weight in clip.text.parameters())
+
+
+def test_logit_scale_and_bias_are_the_ones_that_it_has_learned(clip: PretrainedClip, saved: SavedClip) -> None:
+    (weights,) = saved.directory.glob("*.safetensors")
+    learned = load_file(weights)
+    assert clip.logit_scale == pytest.approx(learned["logit_scale"].exp().item(), rel=1e-6)
+    assert clip.logit_bias == (learned["logit_bias"].item() if "logit_bias" in learned else None)
+    assert (clip.logit_bias is not None) == ("siglip" in saved.directory.name.lower())
 
 
 @torch.no_grad()

@@ -125,6 +125,26 @@ def test_the_scale_is_capped_and_comes_back() -> None:
     assert huge.log_scale.grad is not None and huge.log_scale.grad.abs() > 0
 
 
+def test_sigmoids_scale_is_not_capped() -> None:
+    """SigLIP's released models have learned 110 and more."""
+    loss = ContrastiveLoss(ContrastiveConfig(kind="sigmoid", scale=117.0, bias=-12.9))
+    loss.cap_scale()
+    assert loss.log_scale.exp().item() == pytest.approx(117.0)
+
+
+def test_null_is_the_clips_own() -> None:
+    null = ContrastiveConfig(kind=None, scale=None, bias=None)
+    assert null.with_own(117.0, -12.9) == ContrastiveConfig(kind="sigmoid", scale=117.0, bias=-12.9)
+    assert null.with_own(90.0, None) == ContrastiveConfig(kind="softmax", scale=90.0, bias=None)
+    given = ContrastiveConfig(kind="softmax", scale=40.0, bias=-3.0)
+    assert given.with_own(117.0, -12.9) == given
+    with pytest.raises(UserError, match=r"contrastive.bias is null, .* this CLIP has none: set it"):
+        ContrastiveConfig(kind="sigmoid", bias=None).with_own(90.0, None)
+    for scratch in (null, ContrastiveConfig(scale=None), ContrastiveConfig(kind="sigmoid", bias=None)):
+        with pytest.raises(UserError, match="a training from scratch needs values"):
+            ContrastiveLoss(scratch)
+
+
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"contrastive.kind is 'triplet'; the choices are softmax and sigmoid"

@@ -27,7 +27,13 @@ from vilau_vision_tower.clip import TextEncoder, load_clip
 from vilau_vision_tower.clip.config import SiglipClipConfig
 from vilau_vision_tower.data import CaptionDataConfig, read_images
 from vilau_vision_tower.discriminator import DiscriminatorConfig
-from vilau_vision_tower.losses import AdversarialConfig, PerceptualConfig, TowerLossConfig, psnr
+from vilau_vision_tower.losses import (
+    AdversarialConfig,
+    ContrastiveConfig,
+    PerceptualConfig,
+    TowerLossConfig,
+    psnr,
+)
 from vilau_vision_tower.quantizer import QuantizerConfig
 from vilau_vision_tower.task import TEXT_ENCODER, TowerTask
 from vilau_vision_tower.tower import load_tower
@@ -249,6 +255,19 @@ def test_a_run_goes_on_from_its_own_clip_only(config: TrainTowerConfig, tmp_path
     save_file({**state, "logit_scale": state["logit_scale"] + 1}, weights, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r'another configuration \(clip_fingerprint "\w+" -> "\w+"\)'):
         train_tower(config)
+
+
+def test_the_contrastive_loss_can_go_on_where_the_clips_stopped(
+    config: TrainTowerConfig, clip_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[TowerTask] = []
+    monkeypatch.setattr(train_module, "train", lambda task, *args, **kwargs: tasks.append(task))
+    config.contrastive = ContrastiveConfig(kind="sigmoid", scale=None, bias=None)
+    train_tower(config)
+    (loss,) = (task.network.contrastive for task in tasks)
+    clip, _ = load_clip(clip_run / "model")
+    assert loss.log_scale.item() == pytest.approx(clip.logit_scale.item(), rel=1e-5)
+    assert loss.bias.item() == pytest.approx(clip.logit_bias.item(), rel=1e-5)
 
 
 def test_clip_needs_a_text_tokenizer(scenes: Path, tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
     perceptual = build_perceptual(config.loss.perceptual, tower.encoder)  # which is CLIP still
     if config.tower.gradient_checkpointing:
         tower.activation_checkpointing_enable()
-    task = TowerTask(tower, clip.text, config.contrastive, config.loss, test_images, perceptual)
+    contrastive = config.contrastive.with_own(clip.logit_scale, clip.logit_bias)
+    task = TowerTask(tower, clip.text, contrastive, config.loss, test_images, perceptual)
     # Last, so that a configuration that is refused does not take the directory.
     run.claim(
         {**config_to_dict(config), "clip_fingerprint": clip.fingerprint},

@@ -68,7 +68,14 @@ def load_open_clip(config: OpenClipConfig, image_size: int) -> PretrainedClip:
     text = OpenClipTextModel(text_config)
     text.text.load_state_dict(model.text.state_dict())
     return PretrainedClip(
-        model.visual, vision_config, mean, std, TextEncoder(text, tokenizer), weights_fingerprint(weights)
+        vision=model.visual,
+        vision_config=vision_config,
+        image_mean=mean,
+        image_std=std,
+        text=TextEncoder(text, tokenizer),
+        logit_scale=model.logit_scale.exp().item(),
+        logit_bias=None if model.logit_bias is None else model.logit_bias.item(),
+        fingerprint=weights_fingerprint(weights),
     )
 
 

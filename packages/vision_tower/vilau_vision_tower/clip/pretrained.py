@@ -41,6 +41,8 @@ class PretrainedClip:
     image_mean: list[float]  # of images in [0, 1], one for each channel
     image_std: list[float]
     text: TextEncoder
+    logit_scale: float  # that its contrastive loss has learned: the factor itself
+    logit_bias: float | None  # None: it was trained by softmax
     fingerprint: str  # of the files that the weights come from
 
 
@@ -57,15 +59,25 @@ def load_pretrained(config: ClipConfig, image_size: int) -> PretrainedClip:
     assert isinstance(config, SiglipClipConfig)
     path = clip_directory(config.pretrained)
     model, tokenizer = load_clip(path)
+    bias: float | None = None
     if isinstance(model, SiglipModel):
         vision, text, mean, std = model.vision_model, model.text_model, [PLAIN] * 3, [PLAIN] * 3
+        bias = model.logit_bias.item()
     else:
         vision, text = split_clip(model)
         mean, std = list(OPENAI_CLIP_MEAN), list(OPENAI_CLIP_STD)
     mean, std = pixel_statistics(path, mean, std)
     vision = resized(vision, image_size)
-    encoder = TextEncoder(text, tokenizer)
-    return PretrainedClip(vision, vision.config, mean, std, encoder, weights_fingerprint(path))
+    return PretrainedClip(
+        vision=vision,
+        vision_config=vision.config,
+        image_mean=mean,
+        image_std=std,
+        text=TextEncoder(text, tokenizer),
+        logit_scale=model.logit_scale.exp().item(),
+        logit_bias=bias,
+        fingerprint=weights_fingerprint(path),
+    )
 
 
 def clip_directory(pretrained: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -13,19 +13,36 @@ from torch.distributed.nn.functional import all_gather
 
 from vilau_common.errors import UserError
 
-# CLIP (Radford et al. 2021, section 2.5) caps the logits' scale so that training stays stable.
+# CLIP (Radford et al. 2021, section 2.5) caps the logits' scale so that training stays stable. SigLIP caps nothing: its
+# released models have learned scales of 110 and more.
 MAX_LOGIT_SCALE = math.log(100.0)
 
 
 @dataclass(kw_only=True)
 class ContrastiveConfig:
-    """kind: 'softmax' (CLIP) or 'sigmoid' (SigLIP); scale, bias: where the learned logit scale and
-    (sigmoid's) bias start."""
+    """kind: 'softmax' (CLIP) or 'sigmoid' (SigLIP); scale, bias: where the learned logit scale and (sigmoid's) bias
+    start. null stands for the pretrained CLIP's own: the scale and bias that it has learned, and the kind of loss that
+    goes with them."""
 
-    kind: str = "softmax"
-    scale: float = 10.0
+    kind: str | None = "softmax"
+    scale: float | None = 10.0
     # SigLIP's start (section 3.2): most pairs are negatives, and the loss should know that from the first step.
-    bias: float = -10.0
+    bias: float | None = -10.0
+
+    def with_own(self, scale: float, bias: float | None) -> ContrastiveConfig:
+        """The same with a CLIP's own values in place of null.
+
+        scale: the factor itself, not its logarithm; bias: None for a CLIP without one, which softmax has trained.
+        Raises UserError where the CLIP has no bias and sigmoid needs one.
+        """
+        kind = self.kind or ("softmax" if bias is None else "sigmoid")
+        bias = bias if self.bias is None else self.bias
+        if kind == "sigmoid" and bias is None:
+            raise UserError(
+                "contrastive.bias is null, which stands for the CLIP's own, but this CLIP has none: set it "
+                "(SigLIP began at -10), or set contrastive.kind=softmax"
+            )
+        return replace(self, kind=kind, scale=scale if self.scale is None else self.scale, bias=bias)
 
 
 class ContrastiveLoss(nn.Module):
@@ -39,8 +56,13 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
-        if config.kind not in ("softmax", "sigmoid"):
+        if config.kind not in ("softmax", "sigmoid", None):
             raise UserError(f"contrastive.kind is {config.kind!r}; the choices are softmax and sigmoid")
+        if config.kind is None or config.scale is None or (config.kind == "sigmoid" and config.bias is None):
+            raise UserError(
+                "contrastive.kind, scale or bias is null, which stands for a pretrained CLIP's own: a training from "
+                "scratch needs values"
+            )
         self.kind = config.kind
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         # A parameter that no gradient reaches would stop a training on several processes.
@@ -70,11 +92,12 @@ class ContrastiveLoss(nn.Module):
 
     @torch.no_grad()
     def cap_scale(self) -> None:
-        """Keep the scale within its bounds; called after each optimiser step, as open_clip does.
+        """Keep softmax's scale within its bounds; called after each optimiser step, as open_clip does.
 
         Clamped in `forward` instead, a scale beyond the cap would get no gradient and never come back.
         """
-        self.log_scale.clamp_(max=MAX_LOGIT_SCALE)
+        if self.kind == "softmax":
+            self.log_scale.clamp_(max=MAX_LOGIT_SCALE)
 
 
 def gather(vectors: Tensor) -> Tensor:
