@@ -125,6 +125,17 @@ def test_the_scale_is_capped_and_comes_back() -> None:
     assert huge.log_scale.grad is not None and huge.log_scale.grad.abs() > 0
 
 
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_autocast_does_not_touch_the_logits(kind: str) -> None:
+    loss = ContrastiveLoss(ContrastiveConfig(kind=kind, scale=100.0))
+    vectors = unit(SIZE), unit(SIZE), unit(3), different(SIZE + 3)
+    expected = loss(*vectors)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(loss(*vectors), expected, rtol=1e-6, atol=1e-6)
+        halves = [each.bfloat16() for each in vectors[:3]]
+        assert loss(*halves, vectors[3]).dtype == torch.float32
+
+
 def test_sigmoids_scale_is_not_capped() -> None:
     """SigLIP's released models have learned 110 and more."""
     loss = ContrastiveLoss(ContrastiveConfig(kind="sigmoid", scale=117.0, bias=-12.9))

@@ -75,6 +75,11 @@ class ContrastiveLoss(nn.Module):
         negatives: float [M, C], texts that belong to no image (NegCLIP; Yuksekgonul et al. 2023); M may be 0.
         text_ids: int64 [B + M, L], the tokens of texts and negatives.
         """
+        # In float32 whatever autocast does: at a scale of 100 bfloat16 rounds logits to halves.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._loss(images.float(), texts.float(), negatives.float(), text_ids)
+
+    def _loss(self, images: Tensor, texts: Tensor, negatives: Tensor, text_ids: Tensor) -> Tensor:
         ids = torch.cat([gather(text_ids[: len(texts)]), gather(text_ids[len(texts) :])])
         images, texts, negatives = gather(images), gather(texts), gather(negatives)
         size = images.shape[0]
