@@ -153,6 +153,26 @@ def test_a_data_set_that_is_not_prepared_is_told(tokenizer: PreTrainedTokenizerF
         caption_loader(config, tokenizer, LENGTH, seed=0, log_directory=tmp_path)
 
 
+def test_negatives_that_a_data_set_does_not_have_are_refused_at_once(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    loader = LoaderConfig(batch_size=1, workers=0, shuffle_buffer=1)
+    config = CaptionDataConfig(directory=str(tmp_path), image_size=SIZE, hard_negatives=2, loader=loader)
+
+    def write(record: dict[str, Any], **info: Any) -> None:
+        with ShardWriter(tmp_path / "train", info, samples_per_shard=2) as writer:
+            writer.write("0", stored(**record))
+            writer.write("1", stored(negatives=["not"]))
+
+    write({})
+    with pytest.raises(UserError, match=r"data.hard_negatives is 2, but .*train have no negatives .*set data.hard_neg"):
+        caption_loader(config, tokenizer, LENGTH, seed=0, log_directory=tmp_path)
+    # The samples of one's own may have some; of easy-VQA's, those few whose scene is not known have none.
+    for record, info in (({"negatives": ["not"]}, {}), ({}, {"hard_negatives": 4})):
+        write(record, **info)
+        caption_loader(config, tokenizer, LENGTH, seed=0, log_directory=tmp_path).close()
+
+
 def test_test_pictures_come_in_order(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "test", {}, samples_per_shard=2) as writer:
         for number in range(5):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,9 @@ from vilau_common.config import load_config
 from vilau_common.errors import UserError
 from vilau_vision_tower.clip.config import OpenClipConfig, SiglipClipConfig
 from vilau_vision_tower.config import VisionTowerConfig
-from vilau_vision_tower.quantizer import ResidualQuantizer
+from vilau_vision_tower.decoder import ConvDecoderConfig
+from vilau_vision_tower.losses import ContrastiveConfig
+from vilau_vision_tower.quantizer import QuantizerConfig, ResidualQuantizer
 from vilau_vision_tower.tower import VisionTower
 from vilau_vision_tower.train import SCHEMA_GROUPS, TrainTowerConfig
 
@@ -38,6 +43,7 @@ SIGLIPS = {
     ),
 }
 MILLION = 10**6
+ROOT = Path(__file__).parents[2]
 
 
 def composed(*overrides: str) -> TrainTowerConfig:
@@ -105,9 +111,35 @@ def test_a_tower_starts_from_the_stand_in_or_any_clip() -> None:
     assert chosen == OpenClipConfig(model="ViT-B-16", pretrained="openai")
 
 
+def commands(document: str) -> list[list[str]]:
+    """The overrides of every train-tower command in a document that names a pretrained CLIP."""
+    text = (ROOT / document).read_text().replace("\\\n", " ")
+    found = re.findall(r'(?:vilau train-tower |make train-tower ARGS=")([^`"\n#]+)', text)
+    return [shlex.split(each) for each in found if "tower.clip.pretrained=" in each]
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/clip.md", "docs/data.md"])
+def test_documented_commands_for_a_pretrained_clip_are_fit_for_it(document: str) -> None:
+    """Not the demo's settings: its learning rate, near misses and narrow codes are for a small world."""
+    found = commands(document)
+    assert found
+    for overrides in found:
+        config = composed(*overrides)
+        assert config.data.hard_negatives == 0
+        assert config.training.optimizer.name == "adamw" and config.training.optimizer.learning_rate <= 1e-4
+        assert config.contrastive == ContrastiveConfig(kind=None, scale=None, bias=None)
+        assert isinstance(config.tower.quantizer, QuantizerConfig)
+        assert (config.tower.quantizer.codebook_size, config.tower.quantizer.code_dim) == (16384, None)
+        assert isinstance(config.tower.decoder, ConvDecoderConfig)
+        assert "runs/demo" not in str(config) and "data/scenes" not in str(config)
+        assert isinstance(config.tower.clip, OpenClipConfig) == ("clip=open_clip" in overrides)
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["experiment=finetune/tower", "data.directory=data"], "tower.clip.pretrained has no value"),
+        (["experiment=finetune/tower", "tower.clip.pretrained=clip"], "data.directory has no value"),
         (["clip=open_clip"], r"tower\.clip\.model"),
         (["clip=openclip"], "clip has no option 'openclip' .*did you mean open_clip"),
         (["tower.clip=runs/clip"], r"tower\.clip"),

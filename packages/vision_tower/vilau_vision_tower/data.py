@@ -25,6 +25,9 @@ from vilau_common.pictures import centre_square
 from vilau_vision_tower.clip import caption_ids
 
 
+NEGATIVES = "negatives"  # where a sample's JSON has captions that are almost, but not, true of it
+
+
 @dataclass(kw_only=True)
 class CaptionDataConfig:
     """Captioned images.
@@ -92,7 +95,7 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
         negatives: list[str] = []
         if self.config.hard_negatives:
             negatives = list(
-                rng.choice(text_list(json_field(fields), "negatives"), self.config.hard_negatives)
+                rng.choice(text_list(json_field(fields), NEGATIVES), self.config.hard_negatives)
             )
         return CaptionedSample(image, caption, negatives)
 
@@ -109,8 +112,13 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
 def caption_loader(
     config: CaptionDataConfig, tokenizer: PreTrainedTokenizerFast, length: int, seed: int, log_directory: Path
 ) -> Loader[CaptionedBatch]:
-    """The training split's loader of this rank. Raises UserError where the data set is not prepared."""
+    """The training split's loader of this rank.
+
+    Raises UserError where the data set is not prepared, or has no negatives though some are asked for.
+    """
     directory = Path(config.directory) / "train"
+    if config.hard_negatives:
+        _require_negatives(directory, config.hard_negatives)
     return build_loader(
         [Source(path=str(directory))],
         CaptionedImageEncoder(config, tokenizer, length, dataset_info(directory).caption_key),
@@ -120,6 +128,20 @@ def caption_loader(
         world_size=distributed.world_size(),
         log_directory=log_directory,
     )
+
+
+def _require_negatives(directory: Path, count: int) -> None:
+    """Of a data set that does not say so, the first sample must have some: else every one would be a bad sample."""
+    if dataset_info(directory).info.get("hard_negatives"):
+        return
+    key, fields = next(read_shards(directory))
+    try:
+        text_list(json_field(fields), NEGATIVES)
+    except BadSample:
+        raise UserError(
+            f"data.hard_negatives is {count}, but the samples in {directory} have no {NEGATIVES} (the first one is "
+            f"{key}): set data.hard_negatives=0; `vilau prepare` makes {NEGATIVES} for the built-in worlds alone"
+        ) from None
 
 
 def read_images(directory: Path, count: int | None = None, *, size: int) -> npt.NDArray[np.uint8]:
