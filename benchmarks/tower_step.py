@@ -120,7 +120,9 @@ def build(config: TrainTowerConfig, directory: Path) -> tuple[SwitchedLoader, To
     if config.tower.gradient_checkpointing:
         tower.activation_checkpointing_enable()
     images = torch.zeros(1, config.data.image_size, config.data.image_size, 3, dtype=torch.uint8).numpy()
-    return loader, TowerTask(tower, texts, config.contrastive, config.loss, images, perceptual)
+    return loader, TowerTask(
+        tower, texts, config.contrastive, config.loss, images, perceptual, evaluation_batch=1
+    )
 
 
 def parts_of(task: TowerTask, batch: CaptionedBatch) -> dict[str, Callable[[], object]]:

@@ -213,6 +213,17 @@ def test_evaluation_measures_what_the_codes_keep(task: TowerTask) -> None:
     assert task.evaluate() == {"psnr": pytest.approx(psnr(images, decoded).mean().item(), rel=1e-5)}
 
 
+def test_evaluation_and_samples_take_no_more_pictures_at_once_than_a_step(
+    task: TowerTask, tmp_path: Path
+) -> None:
+    task.network.eval()
+    seen: list[int] = []
+    task.tower.decoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    task.evaluate()
+    task.save_samples(tmp_path, 0)
+    assert seen == [3, 1, 3, 1]
+
+
 def test_samples_are_one_sheet(task: TowerTask, tmp_path: Path) -> None:
     task.network.eval()
     task.save_samples(tmp_path, 0)

@@ -75,6 +75,7 @@ def tiny_task(
         loss,
         torch.randint(256, (4, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8).numpy(),
         build_perceptual(loss.perceptual, tower.encoder),
+        evaluation_batch=3,
     )
 
 

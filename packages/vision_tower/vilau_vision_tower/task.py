@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -151,12 +152,16 @@ class TowerTask(Task):
         weights: TowerLossConfig,
         test_images: npt.NDArray[np.uint8],
         perceptual: nn.Module | None = None,
+        *,
+        evaluation_batch: int,
     ) -> None:
-        """perceptual: what `build_perceptual` makes of `weights.perceptual`."""
+        """perceptual: what `build_perceptual` makes of `weights.perceptual`. evaluation_batch: so many test pictures
+        at most are reconstructed at a time; with a step's batch size, without gradients, they fit where a step did."""
         self.tower = tower
         self.text_encoder = text_encoder
         self.network: TowerObjective = TowerObjective(tower, text_encoder, contrastive, weights, perceptual)
         self.test_images = test_images
+        self.evaluation_batch = evaluation_batch
 
     def parameter_groups(self) -> list[ParameterGroup]:
         network = self.network
@@ -191,15 +196,21 @@ class TowerTask(Task):
         self.network.load_state_dict({**state, **frozen})
 
     def evaluate(self) -> dict[str, float]:
-        images = to_tensor(self.test_images).to(self.tower.device)
-        return {"psnr": float(psnr(images, self.tower.decode(self.tower.encode(images))).mean())}
+        total = 0.0
+        for images, decoded in self._reconstructions(self.test_images):
+            total += float(psnr(images, decoded).sum())
+        return {"psnr": total / len(self.test_images)}
 
     def save_samples(self, directory: Path, step: int) -> None:
         originals = self.test_images[:SHEET_COLUMNS]
-        codes = self.tower.encode(to_tensor(originals).to(self.tower.device))
-        sheet([list(originals), list(to_array(self.tower.decode(codes)))]).save(
-            directory / "reconstructions.png"
-        )
+        decoded = np.concatenate([to_array(again) for _, again in self._reconstructions(originals)])
+        sheet([list(originals), list(decoded)]).save(directory / "reconstructions.png")
+
+    def _reconstructions(self, pictures: npt.NDArray[np.uint8]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures uint8 [N, H, W, 3] and what their codes keep of them, float [B, 3, H, W], batch by batch."""
+        for start in range(0, len(pictures), self.evaluation_batch):
+            images = to_tensor(pictures[start : start + self.evaluation_batch]).to(self.tower.device)
+            yield images, self.tower.decode(self.tower.encode(images))
 
     def save_model(self, directory: Path) -> None:
         self.tower.save_pretrained(directory)

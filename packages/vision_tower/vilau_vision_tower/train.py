@@ -78,7 +78,15 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
     if config.tower.gradient_checkpointing:
         tower.activation_checkpointing_enable()
     contrastive = config.contrastive.with_own(clip.logit_scale, clip.logit_bias)
-    task = TowerTask(tower, clip.text, contrastive, config.loss, test_images, perceptual)
+    task = TowerTask(
+        tower,
+        clip.text,
+        contrastive,
+        config.loss,
+        test_images,
+        perceptual,
+        evaluation_batch=config.data.loader.batch_size,
+    )
     # Last, so that a configuration that is refused does not take the directory.
     run.claim(
         {**config_to_dict(config), "clip_fingerprint": clip.fingerprint},
