@@ -173,6 +173,7 @@ def test_interrupted_and_resumed_it_ends_the_same(
 ) -> None:
     """Weights, codebooks and metrics, to the last bit; also where the discriminator starts around the stop."""
     config.loss = loss
+    config.training.other_optimizers = {"discriminator": OptimizerConfig(learning_rate=1e-3)}
     train_tower(config)
     again = dataclasses.replace(config, directory=str(tmp_path / "again"))
 
@@ -236,6 +237,23 @@ def test_what_is_missing_or_does_not_fit_is_told_in_a_sentence(
                 data=dataclasses.replace(config.data, directory=str(tmp_path / "nowhere")),
             )
         )
+
+
+def test_the_discriminators_optimiser_is_named_and_named_right(
+    config: TrainTowerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "train", lambda *args, **kwargs: None)
+    config.loss = TowerLossConfig(**adversarial_weights())
+    with pytest.raises(UserError, match="but the discriminator has no optimiser: set .training.other_optimizers="):
+        train_tower(config)
+    config.training.other_optimizers = {"discriminater": OptimizerConfig()}
+    with pytest.raises(UserError, match="other_optimizers.discriminater is of no optimiser .* are discriminator"):
+        train_tower(config)
+    assert not Path(config.directory, "config.yaml").exists(), "the directory is free"
+    config.training.other_optimizers = {"discriminator": OptimizerConfig()}
+    train_tower(config)
+    # Its settings may stay where it is switched off for a comparison.
+    train_tower(dataclasses.replace(config, directory=config.directory + "_off", loss=TowerLossConfig()))
 
 
 def test_a_run_goes_on_with_its_own_settings_only(config: TrainTowerConfig) -> None:

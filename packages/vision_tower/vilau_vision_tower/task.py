@@ -143,6 +143,7 @@ class TowerTask(Task):
     """Trains the vision tower; measures and shows reconstructions of pictures it is not trained on."""
 
     unit = "images"
+    other_optimizers = (DISCRIMINATOR,)
 
     def __init__(
         self,

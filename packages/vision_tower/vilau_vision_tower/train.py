@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
+from vilau_common.errors import UserError
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
 from vilau_vision_tower.clip import load_pretrained
@@ -16,7 +17,7 @@ from vilau_vision_tower.data import CaptionDataConfig, caption_loader, read_imag
 from vilau_vision_tower.decoder import ConvDecoderConfig, DecoderConfig, TransformerDecoderConfig
 from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig, build_perceptual
 from vilau_vision_tower.quantizer import QUANTIZER_CONFIGS, AnyQuantizerConfig
-from vilau_vision_tower.task import TowerTask
+from vilau_vision_tower.task import DISCRIMINATOR, TowerTask
 from vilau_vision_tower.tower import VisionTower
 
 SCHEMA_GROUPS = {
@@ -56,7 +57,11 @@ class TrainTowerConfig:
 
 
 def train_tower(config: TrainTowerConfig) -> TrainingResult:
-    """Train to the end, or go on; tower and text encoder land in <directory>/model."""
+    """Train to the end, or go on; tower and text encoder land in <directory>/model.
+
+    Raises UserError, before the directory is taken, for a configuration that cannot work.
+    """
+    _check_optimizers(config)
     run = RunDirectory(config.directory)
     clip = load_pretrained(config.tower.clip, config.data.image_size)
     loader = caption_loader(config.data, clip.text.tokenizer, clip.text.length, config.seed, run.path)
@@ -93,3 +98,13 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
         ignore=["directory", "tower.clip.pretrained", "tower.gradient_checkpointing", *operational_keys()],
     )
     return train(task, loader, config.training, run, stage="tower", seed=config.seed)
+
+
+def _check_optimizers(config: TrainTowerConfig) -> None:
+    """The discriminator's settings, which must not silently be the tower's."""
+    config.training.check_optimizers(TowerTask.other_optimizers)
+    if config.loss.adversarial.weight and DISCRIMINATOR not in config.training.other_optimizers:
+        raise UserError(
+            f"loss.adversarial.weight is {config.loss.adversarial.weight}, but the discriminator has no optimiser: set "
+            "+training.other_optimizers={discriminator: {learning_rate: 4e-5, betas: [0.5, 0.9]}} (RQ-VAE's)"
+        )

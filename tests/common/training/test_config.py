@@ -49,6 +49,17 @@ def test_wrong_settings_are_named(make: Any, message: str) -> None:
         make()
 
 
+def test_settings_of_an_optimiser_that_there_is_not_are_refused() -> None:
+    config = TrainingConfig(steps=1, other_optimizers={"discriminater": OptimizerConfig()})
+    with pytest.raises(
+        UserError, match="other_optimizers.discriminater is of no optimiser of this training; the others are disc"
+    ):
+        config.check_optimizers(("discriminator",))
+    with pytest.raises(UserError, match="it has no others"):
+        config.check_optimizers(())
+    TrainingConfig(steps=1).check_optimizers(("discriminator",))
+
+
 def test_it_is_a_structured_config() -> None:
     """Types survive the way through OmegaConf, and its checks work."""
     schema = OmegaConf.structured(TrainingConfig)

@@ -11,6 +11,7 @@ from torch import nn
 from toy_compare import assert_same, lines_of
 from toy_training import WIDTH, GanTask, ToyLoader, ToyTask, plain_config, run_toy, toy_config
 
+from vilau_common.errors import UserError
 from vilau_common.training import OptimizerConfig, ParameterGroup, ScheduleConfig, StepOutput, Task
 from vilau_common.training.ema import WeightAverage
 
@@ -83,6 +84,13 @@ def test_optimisers_have_settings_of_their_own(tmp_path: Path) -> None:
     moved = {name: (after[name] - before[name]).abs().max().item() for name in before}
     assert moved["generator.weight"] == pytest.approx(0.1, rel=1e-3)
     assert moved["discriminator.weight"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_an_optimiser_that_no_group_names_is_refused(tmp_path: Path) -> None:
+    for name, task in (("discriminater", GanTask()), ("discriminator", ToyTask())):
+        config = plain_config(other_optimizers={name: OptimizerConfig()})
+        with pytest.raises(UserError, match=f"training.other_optimizers.{name} is of no optimiser"):
+            run_toy(tmp_path / name, config, task)
 
 
 def test_an_optimiser_waits_for_its_loss(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +92,8 @@ class TrainingConfig:
     threads: int | None = None  # of torch on the CPU; None: as it is
     deterministic: bool = True  # ask torch for deterministic kernels: exact resume needs them
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # Settings of other optimisers by name ("discriminator"); one that is not named here takes `optimizer`.
+    # Settings of other optimisers by name ("discriminator"); one that is not named here takes `optimizer`. A name that
+    # the training does not know is refused (`check_optimizers`).
     other_optimizers: dict[str, OptimizerConfig] = field(default_factory=dict)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
@@ -127,6 +129,12 @@ class TrainingConfig:
     def optimizer_named(self, name: str) -> OptimizerConfig:
         """The settings of the optimiser `name`."""
         return self.other_optimizers.get(name, self.optimizer)
+
+    def check_optimizers(self, names: Collection[str]) -> None:
+        """Raises UserError for settings of an optimiser that is not among `names`, those of the training."""
+        for name in self.other_optimizers.keys() - set(names):
+            known = f"the others are {', '.join(sorted(names))}" if names else "it has no others"
+            _require(False, f"other_optimizers.{name} is of no optimiser of this training; {known}")
 
     def due(self, every: int | None, step: int) -> bool:
         """Whether what is done every `every` steps, and always after the last, is due after `step` steps."""

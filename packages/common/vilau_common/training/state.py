@@ -19,7 +19,7 @@ from vilau_common.training.config import TrainingConfig
 from vilau_common.training.ema import WeightAverage
 from vilau_common.training.environment import accelerator_for, release, wrap
 from vilau_common.training.optim import build_optimizers, learning_rate_ratio
-from vilau_common.training.task import Loader, StepOutput, Task, check_parameter_groups
+from vilau_common.training.task import MAIN, Loader, StepOutput, Task, check_parameter_groups
 from vilau_common.training.window import MetricsWindow
 
 
@@ -39,6 +39,7 @@ class TrainingState:
         self._looks_each_step = self._accelerator.device.type == "cpu"
         groups = task.parameter_groups()
         check_parameter_groups(task.network, groups)
+        config.check_optimizers({*task.other_optimizers, *(group.optimizer for group in groups)} - {MAIN})
         self._optimizers = build_optimizers(groups, config)
         trained = {name: weight for name, weight in task.network.named_parameters() if weight.requires_grad}
         self.average = WeightAverage(trained, config.ema_decay) if config.ema_decay is not None else None

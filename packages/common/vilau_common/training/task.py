@@ -59,6 +59,8 @@ class Task(ABC):
     # Everything that is trained or keeps state: the loop moves it, wraps it and writes it to checkpoints.
     network: nn.Module
     unit: str = "samples"  # what `batch_size` counts
+    # Optimisers that the task may have beside MAIN, whether or not its present settings use them.
+    other_optimizers: tuple[str, ...] = ()
     # Whether a batch may leave parameters of a loss that it has without a gradient (no picture in it, say). Only
     # several processes must know it, and it costs them a pass over the weights at each step.
     may_skip_parameters: bool = False
