@@ -73,7 +73,7 @@ def test_output_is_that_of_the_codebooks_before_they_move() -> None:
 
 @pytest.mark.parametrize("started", [False, True])
 def test_evaluation_touches_no_buffer(started: bool) -> None:
-    quantizer = training_quantizer(restart_below=1.0).eval()
+    quantizer = training_quantizer(restart_below=0.5).eval()
     if started:
         fill_codebooks(quantizer)
     before = state_of(quantizer)
@@ -84,7 +84,8 @@ def test_evaluation_touches_no_buffer(started: bool) -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_dead_codes_restart_and_live_ones_do_not(shared: bool) -> None:
-    quantizer = training_quantizer(shared_codebook=shared, restart_below=0.5)
+    quantizer = training_quantizer(shared_codebook=shared, restart_below=0.1)
+    least = 0.1 * 40 * (DEPTH if shared else 1) / SIZE  # a tenth of what a code gets on average
     fill_codebooks(quantizer)
     quantizer.counts.fill_(10.0)
     quantizer.sums.copy_(10 * quantizer.codebooks)
@@ -99,7 +100,7 @@ def test_dead_codes_restart_and_live_ones_do_not(shared: bool) -> None:
 
     counts = reference_step(before, codes, z, shared)["counts"]
     for book, code in dead:
-        counts[book, code] = 0.5
+        counts[book, code] = least
         residuals = torch.cat(
             [
                 z - quantizer_sum(before, codes[:, :depth], shared)
@@ -134,7 +135,7 @@ def batch_sums(state: dict[str, Tensor], codes: Tensor, z: Tensor, shared: bool)
 
 
 def test_restarted_codes_differ_from_each_other() -> None:
-    quantizer = training_quantizer(depth=1, restart_below=1.0)
+    quantizer = training_quantizer(depth=1, restart_below=0.1)
     fill_codebooks(quantizer)
     quantizer.codebooks.fill_(1e4)
     quantizer.counts.fill_(0.1)
@@ -142,6 +143,42 @@ def test_restarted_codes_differ_from_each_other() -> None:
     restarted = quantizer.codebooks[0, 1:]  # the first one was nearest to all
     assert torch.pdist(restarted).min() > 1e-3
     assert restarted.abs().max() < 10
+
+
+@pytest.mark.parametrize("size", [8, 64])
+def test_what_counts_as_dead_goes_by_the_vectors_that_there_are_for_a_code(size: int) -> None:
+    """Half of the codes have a fifth of the mean usage, whatever that is; restart_below lies on either side of it."""
+    z = torch.randn(40, WIDTH)
+    for share, restarts in ((0.1, 0), (0.3, size // 2)):
+        quantizer = training_quantizer(depth=1, codebook_size=size, restart_below=share, ema_decay=1 - 1e-6)
+        fill_codebooks(quantizer)
+        quantizer.counts.fill_(40 / size)
+        quantizer.counts[:, ::2] *= 0.2
+        found = quantizer(z).restarts
+        assert found is not None and found.item() == restarts
+    assert quantizer.eval()(z).restarts is None
+
+
+def test_a_start_leaves_no_code_to_restart_at_once() -> None:
+    quantizer = training_quantizer(codebook_size=4, depth=2, restart_below=0.9, kmeans_iterations=2)
+    z = torch.randn(400, WIDTH)  # 100 for each code
+    assert quantizer(z).restarts == 0, "the batch that they start at"
+    started = quantizer.codebooks.clone()
+    assert quantizer(z).restarts < 8, "some lie below nine tenths of the mean, not all"
+    assert (quantizer.codebooks - started).norm(dim=-1).min() < 0.5
+
+
+def test_a_batch_that_is_too_small_for_the_codebook_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    quantizer = training_quantizer(codebook_size=1000, depth=2, ema_decay=0.99)
+    for _ in range(2):
+        quantizer(torch.randn(40, WIDTH))
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert told.startswith("a step has 40 vectors for the 1,000 codes of a codebook: each code's moving average")
+    assert "of about 4.0 vectors" in told
+    caplog.clear()
+    training_quantizer(codebook_size=8, depth=2, ema_decay=0.99)(torch.randn(40, WIDTH))
+    assert not caplog.records
 
 
 def slow_quantizer(**settings: Any) -> ResidualQuantizer:
@@ -198,7 +235,7 @@ def test_a_first_batch_smaller_than_the_codebook_will_do() -> None:
 
 def test_codebooks_learn_the_data() -> None:
     """Vectors from as many places as there are pairs of codes: two depths come to tell them all apart."""
-    quantizer = training_quantizer(codebook_size=16, depth=2, restart_below=0.5)
+    quantizer = training_quantizer(codebook_size=16, depth=2, restart_below=0.03)
     places = 3 * torch.randn(64, WIDTH)
     errors = [quantizer(places[torch.randint(64, (256,))]).commitment.item() for _ in range(150)]
     quantizer.eval()
@@ -248,7 +285,7 @@ def test_a_kmeans_start_quantises_better(shared: bool) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_learned_codebooks_stay_but_for_dead_codes(shared: bool) -> None:
     """Only the optimiser moves them, and restarts."""
-    quantizer = training_quantizer(shared_codebook=shared, codebook_update="gradient", restart_below=0.5)
+    quantizer = training_quantizer(shared_codebook=shared, codebook_update="gradient", restart_below=0.1)
     fill_codebooks(quantizer)
     quantizer.counts.fill_(10.0)
     with torch.no_grad():
@@ -263,13 +300,14 @@ def test_learned_codebooks_stay_but_for_dead_codes(shared: bool) -> None:
         depths = range(DEPTH) if shared else [book]
         residuals = torch.cat([z - quantizer_sum(before, codes[:, :depth], shared) for depth in depths])
         assert nearest(codebook[3:4], residuals).item() < 1e-5
-    assert torch.equal(after["counts"][:, 3], torch.full((len(after["counts"]),), 0.5))
+    least = 0.1 * 40 * (DEPTH if shared else 1) / SIZE
+    torch.testing.assert_close(after["counts"][:, 3], torch.full((len(after["counts"]),), least))
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_codebooks_learn_the_data_by_gradient(shared: bool) -> None:
     quantizer = training_quantizer(
-        codebook_size=16, depth=2, restart_below=0.5, codebook_update="gradient", shared_codebook=shared
+        codebook_size=16, depth=2, restart_below=0.03, codebook_update="gradient", shared_codebook=shared
     )
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.05)
     places = 3 * torch.randn(64, WIDTH)
@@ -286,12 +324,12 @@ def test_codebooks_learn_the_data_by_gradient(shared: bool) -> None:
 
 
 def test_few_dead_codes_restart_at_different_vectors_of_a_small_batch() -> None:
-    quantizer = training_quantizer(depth=1, codebook_size=64, restart_below=0.5)
+    quantizer = training_quantizer(depth=1, codebook_size=64, restart_below=0.9)
     fill_codebooks(quantizer)
     quantizer.counts.fill_(10.0)
     dead = torch.arange(0, 64, 16)  # four of them, and four vectors
     quantizer.codebooks[0, dead] = 1e4
-    quantizer.counts[0, dead] = 0.1
+    quantizer.counts[0, dead] = 0.01
     z = torch.randn(4, WIDTH)
     quantizer(z)
     restarted = quantizer.codebooks[0, dead]

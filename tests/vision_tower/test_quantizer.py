@@ -188,6 +188,7 @@ def test_autocast_changes_no_code() -> None:
         ({"ema_decay": 1.0}, "quantizer.ema_decay is 1.0"),
         ({"ema_decay": math.nan}, "quantizer.ema_decay is nan"),
         ({"restart_below": -1.0}, "quantizer.restart_below is -1.0"),
+        ({"restart_below": 1.0}, "quantizer.restart_below is 1.0, .* and would restart at every step"),
         ({"restart_below": math.nan}, "quantizer.restart_below is nan"),
         ({"kmeans_iterations": -1}, "quantizer.kmeans_iterations is -1"),
         (

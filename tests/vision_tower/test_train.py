@@ -79,7 +79,7 @@ def config(scenes: Path, clip_run: Path, tmp_path: Path) -> TrainTowerConfig:
         tower=TowerConfig(
             clip=SiglipClipConfig(pretrained=str(clip_run)),
             # So small a decay that codes die and restart all the time, by random numbers.
-            quantizer=QuantizerConfig(codebook_size=16, depth=2, ema_decay=0.5),
+            quantizer=QuantizerConfig(codebook_size=16, depth=2, ema_decay=0.5, restart_below=0.5),
             decoder=DECODER,
         ),
         training=training_config(),
@@ -111,6 +111,7 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     assert {f"train/loss/{term}" for term in ("l1", "l2", "contrastive", "commitment", "codebook")} <= logged[
         0
     ].keys()
+    assert logged[0]["train/codebook_restarts"] == 0 and any(line["train/codebook_restarts"] for line in logged)
     assert result.metrics["psnr"] == [line for line in lines if "evaluate/psnr" in line][-1]["evaluate/psnr"]
 
     tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")

@@ -71,7 +71,9 @@ def test_codebooks_are_those_of_one_process_with_the_joint_batch(
 @pytest.mark.parametrize("name", two_ranks.QUANTIZERS)
 def test_codes_restart_in_these_tests(alone: Results, name: str) -> None:
     """At every step but the first, where they start: their counts stand at the least there is."""
-    floor = two_ranks.QUANTIZERS[name].restart_below
+    config = two_ranks.QUANTIZERS[name]
+    vectors = 40 * (config.depth if config.shared_codebook else 1)
+    floor = config.restart_below * vectors / config.codebook_size
     for step in range(1, two_ranks.STEPS):
         assert (alone[name][f"counts after step {step}"] == floor).any()
 

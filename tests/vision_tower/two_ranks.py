@@ -48,7 +48,7 @@ QUANTIZERS = {
         codebook_update=update,
         kmeans_iterations=iterations,
         ema_decay=0.5,
-        restart_below=2.0,
+        restart_below=0.8,
     )
     for update, shared, iterations in [
         ("ema", False, 0),

@@ -127,6 +127,8 @@ class TowerObjective(nn.Module):
         reconstruction = self.weights.weighted(pixels)
         total = reconstruction + self.weights.weighted(codes)
         log = {f"loss/{name}": term.detach() for name, term in {**pixels, **codes}.items()}
+        if output.restarts is not None:
+            log["codebook_restarts"] = output.restarts
         if self.adversarial is None or not self.adversarial.active(step):
             return {MAIN: total}, log
         term = self.adversarial.of_tower(output.reconstruction)

@@ -31,6 +31,7 @@ class VisionTowerOutput:
     embedding: Tensor  # float [B, E], unit length: compares with the text encoder's
     commitment: Tensor  # float []
     codebook: Tensor  # float []
+    restarts: Tensor | None  # float [], codes that restarted in this step, of kinds that do so
 
 
 class VisionTower(PreTrainedModel, ImageTokenizer):
@@ -96,6 +97,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
             embedding=self.pool(quantized.z_q),
             commitment=quantized.commitment,
             codebook=quantized.codebook,
+            restarts=quantized.restarts,
         )
 
     def quantize(self, images: Tensor) -> QuantizerOutput:

@@ -52,6 +52,8 @@ class QuantizerOutput:
     codes: Tensor  # int64 [..., D]
     commitment: Tensor  # float [], draws features to their codes
     codebook: Tensor  # float [], trains what is learned of the codes by gradient; 0 where nothing is
+    # In training mode, of kinds that restart dead codes: float [], how many did, in all codebooks.
+    restarts: Tensor | None = None
 
 
 class Quantizer(nn.Module, ABC):

@@ -28,16 +28,16 @@ class EmaResidualQuantizer(ResidualQuantizer):
         self.register_buffer("codebooks", codebooks)
 
     @torch.no_grad()
-    def set_codebooks(self, codebooks: Tensor) -> None:
-        super().set_codebooks(codebooks)
-        self.sums.copy_(codebooks)
+    def set_codebooks(self, codebooks: Tensor, count: float = 1.0) -> None:
+        super().set_codebooks(codebooks, count)
+        self.sums.copy_(count * codebooks)
 
     @torch.no_grad()
-    def move_codebook(self, book: int, sums: Tensor, dead: Tensor, fresh: Tensor) -> None:
-        decay, restart_below = self.config.ema_decay, self.config.restart_below
+    def move_codebook(self, book: int, sums: Tensor, dead: Tensor, fresh: Tensor, count: float) -> None:
+        decay = self.config.ema_decay
         dead = dead.unsqueeze(-1)
         # Both in one sum over ranks.
-        step = distributed.sum_(torch.where(dead, restart_below * fresh, (1 - decay) * sums))
+        step = distributed.sum_(torch.where(dead, count * fresh, (1 - decay) * sums))
         self.sums[book].mul_(decay).masked_fill_(dead, 0.0).add_(step)
         counts = self.counts[book]
         total = counts.sum()
@@ -58,7 +58,7 @@ class GradientResidualQuantizer(ResidualQuantizer):
         self.codebooks = nn.Parameter(codebooks)
 
     @torch.no_grad()
-    def move_codebook(self, book: int, sums: Tensor, dead: Tensor, fresh: Tensor) -> None:
+    def move_codebook(self, book: int, sums: Tensor, dead: Tensor, fresh: Tensor, count: float) -> None:
         dead = dead.unsqueeze(-1)
         self.codebooks[book] = torch.where(dead, distributed.sum_(fresh), self.codebooks[book])
 

@@ -10,6 +10,7 @@ All of this is float32 whatever autocast does; `torch.set_float32_matmul_precisi
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ from vilau_vision_tower.quantizer.joint import JointBatch, cluster
 from vilau_vision_tower.quantizer.search import nearest_code
 from vilau_vision_tower.quantizer.start import first_codebooks
 
+log = logging.getLogger(__name__)
+
 CODEBOOK_UPDATES = ("ema", "gradient")
+FEW_VECTORS = 10  # of so few the average is mostly chance
 
 
 @dataclass(kw_only=True)
@@ -44,8 +48,10 @@ class QuantizerConfig(AnyQuantizerConfig):
     code_dim: width of the code embeddings; None takes the encoder's width without a projection (as published).
     codebook_update: 'ema' (moving averages of the vectors assigned to a code) or 'gradient' (the codebook loss of
     VQ-VAE, weighted by loss.codebook).
-    ema_decay: of the moving averages, under 'gradient' of the usage alone. restart_below: a code whose moving count
-    falls below this many vectors a step restarts at a residual of the batch.
+    ema_decay: of the moving averages, under 'gradient' of the usage alone. restart_below: a code that gets less than
+    this share of a code's mean usage (vectors of a step / K), by its moving count, restarts at a residual of the batch.
+    A share, so that it means the same for any K, batch and number of GPUs; RQ-VAE's count of 1 was one of 0.03 of its
+    mean on the paper's joint batch.
     kmeans_iterations: steps of Lloyd's algorithm on the first batch, from random vectors; 0 starts at those.
     """
 
@@ -55,7 +61,7 @@ class QuantizerConfig(AnyQuantizerConfig):
     code_dim: int | None = None
     codebook_update: str = "ema"
     ema_decay: float = 0.99
-    restart_below: float = 1.0
+    restart_below: float = 0.03
     kmeans_iterations: int = 0
 
     def validate(self) -> None:
@@ -69,8 +75,11 @@ class QuantizerConfig(AnyQuantizerConfig):
             )
         if not 0 < self.ema_decay < 1:
             raise UserError(f"quantizer.ema_decay is {self.ema_decay}, but a decay lies between 0 and 1")
-        if not self.restart_below >= 0:
-            raise UserError(f"quantizer.restart_below is {self.restart_below}, but a count is at least 0")
+        if not 0 <= self.restart_below < 1:
+            raise UserError(
+                f"quantizer.restart_below is {self.restart_below}, but it is a share of a code's mean usage, at least 0 "
+                "and below 1: about half of the codes lie below the mean, and would restart at every step"
+            )
         if self.kmeans_iterations < 0:
             raise UserError(
                 f"quantizer.kmeans_iterations is {self.kmeans_iterations}; give a number of steps, or 0 for none"
@@ -121,11 +130,11 @@ class ResidualQuantizer(Quantizer):
         """Make `codebooks` part of the module."""
 
     @abstractmethod
-    def move_codebook(self, book: int, sums: Tensor, dead: Tensor, fresh: Tensor) -> None:
+    def move_codebook(self, book: int, sums: Tensor, dead: Tensor, fresh: Tensor, count: float) -> None:
         """One step of codebook `book`, whose `counts` have moved already.
 
         sums: float [K, C], this rank's vectors summed by code. dead: bool [K], the codes that restart, and fresh: float
-        [K, C], this rank's share of where they do (see `JointBatch.share`).
+        [K, C], this rank's share of where they do (see `JointBatch.share`); count: with which usage they do.
         """
 
     @abstractmethod
@@ -133,10 +142,10 @@ class ResidualQuantizer(Quantizer):
         """float [N, C], int64 [N, D] -> scalar, the loss of the codebooks' gradient."""
 
     @torch.no_grad()
-    def set_codebooks(self, codebooks: Tensor) -> None:
-        """Go on from these codebooks, float [S, K, code_width], every code as if it had been used once a step."""
+    def set_codebooks(self, codebooks: Tensor, count: float = 1.0) -> None:
+        """Go on from these codebooks, float [S, K, code_width], every code as if it had had `count` vectors a step."""
         self.codebooks.copy_(codebooks)
-        self.counts.fill_(1.0)
+        self.counts.fill_(count)
         self.started.fill_(True)
 
     def book_of(self, depth: int) -> int:
@@ -153,13 +162,15 @@ class ResidualQuantizer(Quantizer):
         begins = self.training and self._begin(flat)
         found = self._approximate(flat)
         codebook_loss = self.codebook_loss(flat, found.codes)
+        restarts = flat.new_zeros(()) if self.training else None
         if self.training and not begins:
-            self._follow(flat, found.codes)
+            restarts = self._follow(flat, found.codes)
         return QuantizerOutput(
             z_q=self.project_out(latent + (found.quantized.view_as(latent) - latent).detach()),
             codes=found.codes.view(*z.shape[:-1], self.depth),
             commitment=commitment(vectors, found),
             codebook=codebook_loss,
+            restarts=restarts,
         )
 
     def embed(self, codes: Tensor) -> Tensor:
@@ -190,34 +201,53 @@ class ResidualQuantizer(Quantizer):
         if self.started:
             return False
         config = self.config
-        self.set_codebooks(
-            first_codebooks(
-                vectors,
-                config.codebook_size,
-                config.depth,
-                config.shared_codebook,
-                config.kmeans_iterations,
-            )
+        size = JointBatch(vectors).size * (config.depth if config.shared_codebook else 1)
+        self._warn_of_few(size)
+        codebooks = first_codebooks(
+            vectors, config.codebook_size, config.depth, config.shared_codebook, config.kmeans_iterations
         )
+        # With no less than what keeps a code from restarting at once.
+        self.set_codebooks(codebooks, max(1.0, self._least_count(size)))
         return True
 
+    def _least_count(self, size: int) -> float:
+        """The moving count below which a code restarts, where `size` vectors of the joint batch take its codebook's."""
+        return self.config.restart_below * size / self.codebook_size
+
+    def _warn_of_few(self, size: int) -> None:
+        """A line in the log where `size` vectors a step are so few for K codes that their averages are noise."""
+        config = self.config
+        remembered = size / config.codebook_size / (1 - config.ema_decay)
+        if remembered < FEW_VECTORS and distributed.is_main():
+            log.warning(
+                "a step has %s vectors for the %s codes of a codebook: each code's moving average is of about %.1f "
+                "vectors; take a larger joint batch, a smaller quantizer.codebook_size or a quantizer.ema_decay nearer to 1",
+                f"{size:,}",
+                f"{config.codebook_size:,}",
+                remembered,
+            )
+
     @torch.no_grad()
-    def _follow(self, vectors: Tensor, codes: Tensor) -> None:
+    def _follow(self, vectors: Tensor, codes: Tensor) -> Tensor:
         """Every codebook goes one step towards the vectors float [N, C] that have taken its codes, int64 [N, D].
 
-        Codes hardly used of late restart at vectors of the joint batch, with the count to stay.
+        Codes hardly used of late restart at vectors of the joint batch, with the count to stay; returns how many.
         """
+        restarts = vectors.new_zeros(())
         for book, assigned, code in self._assignments(vectors, codes):
             counts, sums = cluster(assigned, code, self.codebook_size)
             self.counts[book].lerp_(distributed.sum_(counts), 1 - self.config.ema_decay)
-            dead = self.counts[book] < self.config.restart_below
-            self.counts[book].clamp_(min=self.config.restart_below)
+            batch = JointBatch(assigned)
+            least = self._least_count(batch.size)
+            dead = self.counts[book] < least
+            self.counts[book].clamp_(min=least)
             # For every code and masked, so that no device has to count the dead ones first. Of the dead ones, no two
             # restart at the same vector as far as the batch reaches.
-            batch = JointBatch(assigned)
             order = batch.random_order()
             place = (dead.cumsum(dim=0) - 1).clamp(min=0)
-            self.move_codebook(book, sums, dead, batch.share(order[place % len(order)]))
+            self.move_codebook(book, sums, dead, batch.share(order[place % len(order)]), least)
+            restarts += dead.sum()
+        return restarts
 
     def _assignments(self, vectors: Tensor, codes: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Each codebook's index, the residuals that it has quantised, float [M, C], and their codes, int64 [M].
