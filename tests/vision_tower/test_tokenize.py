@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import tarfile
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from vilau_common.data.augmentation import AugmentationConfig
 from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, codes_field, image_field
 from vilau_common.data.prepare import encode_png
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
+from vilau_common.data.sources.linked import link_tars
 from vilau_common.errors import UserError
 from vilau_common.images import to_tensor
 from vilau_common.pictures import centre_square
@@ -190,7 +194,51 @@ def test_captions_of_others_go_where_ours_are(config: TokenizeConfig, tmp_path: 
         writer.write("0", fields)
     tokenize(dataclasses.replace(config, data=str(tmp_path / "data"), splits=["train"]))
     ((_, written),) = read_shards(Path(config.directory) / "train")
-    assert json.loads(written[JSON_FIELD]) == {"url": "u", "captions": ["a caption"]}
+    expected = {"captions": ["a caption"], "key": "0", "record": {"url": "u"}}
+    assert json.loads(written[JSON_FIELD]) == expected
+
+
+def test_other_peoples_tars_become_codes_whatever_their_keys(config: TokenizeConfig, tmp_path: Path) -> None:
+    """Keys repeat and hold what ours may not, endings are in capitals, and a caption needs no JSON beside it."""
+    picture = sample()["png"]
+    tars = {"0.tar": ["a/b c", "0__1"], "1.tar": ["a/b c"]}
+    for name, keys in tars.items():
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for key in keys:
+                for field, content in {"PNG": picture, "txt": f"caption of {key}".encode()}.items():
+                    member = tarfile.TarInfo(f"{key}.{field}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    link_tars([tmp_path / name for name in tars], tmp_path / "data" / "train", {}, "txt")
+    tokenize(dataclasses.replace(config, data=str(tmp_path / "data"), splits=["train"]))
+    written = list(read_shards(Path(config.directory) / "train"))
+    assert [key for key, _ in written] == ["000000000", "000000001", "000000002"]
+    for (_, fields), key in zip(written, ["a/b c", "0__1", "a/b c"], strict=True):
+        assert json.loads(fields[JSON_FIELD]) == {"captions": [f"caption of {key}"], "key": key}
+
+
+def test_a_gpu_is_used_where_there_is_one(config: TokenizeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    tower = load_tower(config.tower_directory)
+    monkeypatch.setattr(module, "load_tower", lambda _: tower)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(VisionTower, "to", lambda self, device: asked.append(device) or self)
+    tokenize(dataclasses.replace(config, splits=["test"]))
+    assert asked == [torch.device("cuda")]
+
+
+def test_threads_change_nothing_but_the_time(config: TokenizeConfig) -> None:
+    tokenize(config)
+    threads: set[int] = set()
+    several = dataclasses.replace(config, directory=config.directory + "_several", threads=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module, "centre_square", lambda *given: threads.add(get_ident()) or centre_square(*given)
+        )
+        tokenize(several)
+    assert get_ident() not in threads, "the tower's thread decodes nothing"
+    first, second = (dataset_info(Path(each.directory) / "train") for each in (config, several))
+    assert first.fingerprint == second.fingerprint
 
 
 def test_codes_tell_the_tower_that_reads_them(config: TokenizeConfig) -> None:

@@ -1,6 +1,7 @@
 """`vilau tokenize`: a data set's pictures become codes once, instead of at each training step.
 
-Code shards hold `<key>.codes.npy` (uint16 [V, h, w, D], V variants of the picture) and the sample's JSON as it was.
+Code shards hold `<key>.codes.npy` (uint16 [V, h, w, D], V variants of the picture) and the sample's JSON as it was; those
+of other people's tars, linked by `vilau prepare`, are numbered, and their JSON has the key.
 Their `dataset.json` names the tower that made them: the fingerprint of its weights, K, D and the grid.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vilau_common.data.ahead import done_ahead
 from vilau_common.data.augmentation import AugmentationConfig, augmented
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import (
@@ -27,7 +29,7 @@ from vilau_common.data.fields import (
     image_field,
     json_field,
 )
-from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
+from vilau_common.data.shards import DatasetInfo, ShardWriter, dataset_info, read_shards
 from vilau_common.errors import UserError
 from vilau_common.fingerprint import weights_fingerprint
 from vilau_common.images import to_tensor
@@ -45,7 +47,8 @@ class TokenizeConfig:
     """tower_directory: the tower's run; data: the prepared data set; directory: where the code shards go.
 
     variants: codes of so many versions of each picture, the picture as it is and others changed by `augmentation`;
-    training draws one of them each time.
+    training draws one of them each time. threads: that decode pictures ahead of the tower, which runs on a GPU where
+    there is one.
     """
 
     tower_directory: str
@@ -55,11 +58,14 @@ class TokenizeConfig:
     variants: int = 1
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     batch_size: int = 256
+    threads: int = 4
     samples_per_shard: int = 10_000
     max_bad_share: float = 0.01
 
     def validate(self) -> None:
         """Raises UserError for variants that would not differ, or an augmentation that would not be used."""
+        if self.threads < 1:
+            raise UserError(f"threads is {self.threads}; at least 1 decodes pictures")
         if self.variants < 1:
             raise UserError(f"variants is {self.variants}; a picture has at least 1")
         if self.variants > 1 and not self.augmentation.any():
@@ -137,6 +143,7 @@ def tokenize(config: TokenizeConfig) -> None:
     """Write code shards of every split that is not there yet. Raises UserError for a missing tower or data set."""
     config.validate()
     tower: VisionTower | None = None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fingerprint = tower_fingerprint(config.tower_directory)
     for split in config.splits:
         source = dataset_info(Path(config.data) / split)
@@ -145,7 +152,7 @@ def tokenize(config: TokenizeConfig) -> None:
         target = Path(config.directory) / split
         if _is_written(target, info):
             continue
-        tower = tower or load_tower(config.tower_directory)
+        tower = tower or load_tower(config.tower_directory).to(device)
         info |= CodesOrigin.of(tower, fingerprint).to_info()
         if tower.codebook_size > LARGEST_CODEBOOK:
             raise UserError(
@@ -167,6 +174,7 @@ def _tokenize_split(
     tower: VisionTower, config: TokenizeConfig, source: Path, target: Path, info: dict[str, Any], total: int
 ) -> None:
     bad: list[str] = []
+    linked = dataset_info(source).linked
     with ShardWriter(target, info, samples_per_shard=config.samples_per_shard) as writer:
         with TrainingProgress("tokenize", total, "images", visible=True) as progress:
             for batch in _batches(source, config, tower.image_size, bad):
@@ -174,7 +182,9 @@ def _tokenize_split(
                 codes = torch.stack([tower.encode(to_tensor(v).to(tower.device)) for v in versions], dim=1)
                 stacks = codes.cpu().numpy().astype(np.uint16)
                 for (key, _, record), stack in zip(batch, stacks, strict=True):
-                    writer.write(key, {CODES_FIELD: _npy(stack), JSON_FIELD: record})
+                    # Other people's keys may hold anything, and repeat.
+                    name = f"{writer.samples:09d}" if linked else key
+                    writer.write(name, {CODES_FIELD: _npy(stack), JSON_FIELD: record})
                 progress.advance(writer.samples, len(batch), None)
         if len(bad) > config.max_bad_share * total:
             raise UserError(
@@ -198,14 +208,25 @@ def _batches(
     source: Path, config: TokenizeConfig, image_size: int, bad: list[str]
 ) -> Iterator[list[tuple[str, Picture, bytes]]]:
     """Key, variants uint8 [V, H, W, 3] and JSON of each sample."""
-    caption_key = dataset_info(source).caption_key
-    batch: list[tuple[str, Picture, bytes]] = []
-    for key, fields in read_shards(source):
+    info = dataset_info(source)
+
+    def read(sample: tuple[str, dict[str, bytes]]) -> tuple[str, Picture, bytes] | BadSample:
+        key, fields = sample
         try:
-            versions = _variants(key, image_field(fields), image_size, config)
-            batch.append((key, versions, _record(fields, caption_key)))
+            return (
+                key,
+                _variants(key, image_field(fields), image_size, config),
+                _record(key, fields, info),
+            )
         except BadSample as error:
-            bad.append(f"{key}: {error}")
+            return BadSample(f"{key}: {error}")
+
+    batch: list[tuple[str, Picture, bytes]] = []
+    for sample in done_ahead(read, read_shards(source), config.threads):
+        if isinstance(sample, BadSample):
+            bad.append(str(sample))
+        else:
+            batch.append(sample)
         if len(batch) == config.batch_size:
             yield batch
             batch = []
@@ -213,12 +234,15 @@ def _batches(
         yield batch
 
 
-def _record(fields: Mapping[str, bytes], caption_key: str) -> bytes:
-    """The sample's JSON as it is; of a data set of others, with its captions where ours have them."""
-    record = json_field(fields)
-    if caption_key == CAPTIONS:
+def _record(key: str, fields: Mapping[str, bytes], info: DatasetInfo) -> bytes:
+    """The sample's JSON as it is; of other people's tars one of our form, with theirs (if any) as its `record`."""
+    if not info.linked:
+        json_field(fields)
         return fields[JSON_FIELD]
-    return json.dumps({**record, CAPTIONS: captions_field(fields, caption_key)}, ensure_ascii=False).encode()
+    record: dict[str, Any] = {CAPTIONS: captions_field(fields, info.caption_key), "key": key}
+    if JSON_FIELD in fields:
+        record["record"] = json_field(fields)
+    return json.dumps(record, ensure_ascii=False).encode()
 
 
 def _npy(codes: np.ndarray) -> bytes:

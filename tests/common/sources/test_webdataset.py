@@ -98,6 +98,18 @@ def test_training_reads_the_tars_as_they_are(tars: Path, tmp_path: Path) -> None
     assert (train / "dataset.json").stat().st_mtime_ns == before
 
 
+def test_training_from_tars_with_endings_in_capitals(tmp_path: Path) -> None:
+    samples = {f"{n}": {"JPG": picture(n, "JPEG"), "TXT": f"picture {n}".encode()} for n in range(4)}
+    for name in ("0.tar", "1.tar"):
+        write_tar(tmp_path / "tars" / name, samples)
+    config = WebDatasetConfig(folder=str(tmp_path / "tars"), rewrite=False)
+    run_prepare(config, tmp_path / "data", vocabulary_size=None)
+    train = tmp_path / "data" / "train"
+    loader_config = LoaderConfig(batch_size=4, workers=0, shuffle_buffer=1)
+    loader = build_loader([Source(path=str(train))], Reader("txt"), loader_config, seed=0)
+    assert {caption for caption, _ in next(loader)} == {f"picture {n}" for n in range(4)}
+
+
 def test_one_tar_cannot_be_set_apart_from_itself(tars: Path, tmp_path: Path) -> None:
     config = WebDatasetConfig(folder=str(tars / "part"), rewrite=False)
     with pytest.raises(UserError, match="has one tar alone.*give source.test_folder"):

@@ -53,6 +53,11 @@ class DatasetInfo:
         """Where the samples have their captions, as `captions_field` takes it."""
         return str(self.info.get(CAPTION_KEY, CAPTIONS))
 
+    @property
+    def linked(self) -> bool:
+        """Whether these are other people's tars as they are (`sources.linked`): keys and JSON are of any form."""
+        return CAPTION_KEY in self.info
+
 
 class ShardWriter:
     """Writes one data set; a context manager.

@@ -50,10 +50,13 @@ def tar_members(data: bytes | mmap.mmap) -> Iterator[tuple[str, bytes]]:
 
 
 def split_member_name(name: str) -> tuple[str, str]:
-    """(key, field) by WebDataset's rule: the key is the path up to the first dot of its last part."""
+    """(key, field) by WebDataset's rule: the key is the path up to the first dot of its last part.
+
+    The field is in lower case, as in WebDataset: cameras and some archivers write .JPG.
+    """
     folder, slash, file = name.rpartition("/")
     key, _, field = file.partition(".")
-    return f"{folder}{slash}{key}", field
+    return f"{folder}{slash}{key}", field.lower()
 
 
 def _text(raw: bytes) -> str:

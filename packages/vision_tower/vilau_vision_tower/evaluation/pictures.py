@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import itertools
 import tarfile
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from vilau_common.data.ahead import done_ahead
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import IMAGE_FIELDS, JSON_FIELD, image_field, json_field
 from vilau_common.data.shards import DATASET_FILE, dataset_info, read_shards
@@ -35,7 +35,6 @@ from vilau_common.images import Picture
 TEST = "test"
 TEXT_FIELD, LABEL_FIELD = "txt", "cls"
 CAPTION_KEYS = ("captions", "caption")
-DECODED_AHEAD = 8  # pictures for each thread
 
 Fields = dict[str, bytes]
 
@@ -114,14 +113,12 @@ class Decoding:
     def __iter__(self) -> Iterator[EvaluatedPicture]:
         """Raises UserError where too many are damaged."""
         stored = itertools.islice(self.source.stored(), self.total)
-        waiting: deque[Future[EvaluatedPicture | BadSample]] = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            for picture in stored:
-                waiting.append(pool.submit(_decoded, picture, self.size, self.source.world))
-                if len(waiting) > DECODED_AHEAD * self.threads:
-                    yield from self._taken(waiting.popleft())
-            while waiting:
-                yield from self._taken(waiting.popleft())
+        decode = partial(_decoded, size=self.size, world=self.source.world)
+        for picture in done_ahead(decode, stored, self.threads):
+            if isinstance(picture, EvaluatedPicture):
+                yield picture
+            else:
+                self._skip(picture)
 
     def batches(self, size: int) -> Iterator[list[EvaluatedPicture]]:
         """Lists of `size` pictures; the last may be shorter."""
@@ -129,12 +126,8 @@ class Decoding:
         while batch := list(itertools.islice(pictures, size)):
             yield batch
 
-    def _taken(self, future: Future[EvaluatedPicture | BadSample]) -> Iterator[EvaluatedPicture]:
-        done = future.result()
-        if isinstance(done, EvaluatedPicture):
-            yield done
-            return
-        self.skipped.append(str(done))
+    def _skip(self, damaged: BadSample) -> None:
+        self.skipped.append(str(damaged))
         if len(self.skipped) > self.most_bad:
             raise UserError(
                 f"{len(self.skipped)} of {self.total} pictures cannot be used, more than max_bad_share allows; "
@@ -211,7 +204,7 @@ def _tar(path: Path) -> Iterator[StoredPicture]:
                 for member in members:
                     content = archive.extractfile(member)
                     assert content is not None  # it is a file
-                    fields[split_member_name(member.name)[1].lower()] = content.read()
+                    fields[split_member_name(member.name)[1]] = content.read()
                 yield StoredPicture(f"{path.name}:{key}", lambda fields=fields: fields)  # type: ignore[misc]
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"shard {path} cannot be read: {error}") from None

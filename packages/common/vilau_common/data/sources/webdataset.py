@@ -137,7 +137,7 @@ def tar_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                     if current is not None:
                         yield current, fields
                     current, fields = key, {}
-                fields[field.lower()] = content
+                fields[field] = content
     except (OSError, ValueError) as error:
         raise UserError(f"{tar} cannot be read: {error}") from error
     if current is not None:
