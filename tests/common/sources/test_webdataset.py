@@ -99,7 +99,9 @@ def test_training_reads_the_tars_as_they_are(tars: Path, tmp_path: Path) -> None
 
 
 def test_training_from_tars_with_endings_in_capitals(tmp_path: Path) -> None:
-    samples = {f"{n}": {"JPG": picture(n, "JPEG"), "TXT": f"picture {n}".encode()} for n in range(4)}
+    samples = {
+        f"{n}": {field.upper(): content for field, content in img2dataset_sample(n).items()} for n in range(4)
+    }
     for name in ("0.tar", "1.tar"):
         write_tar(tmp_path / "tars" / name, samples)
     config = WebDatasetConfig(folder=str(tmp_path / "tars"), rewrite=False)
