@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -175,6 +176,35 @@ def test_autocast_changes_no_code() -> None:
     codes = quantizer(z).codes
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(quantizer(z).codes, codes)
+
+
+@pytest.fixture
+def reduced_precision() -> Iterator[None]:
+    """As `training.matmul_precision=high` has it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("reduced_precision")
+def test_the_search_on_a_gpu_is_in_full_float32_and_on_a_cpu_as_it_is_set() -> None:
+    for device, inside in (("cuda", "highest"), ("cpu", "high")):
+        with pytest.raises(KeyError), search.full_float32(torch.device(device)):
+            assert torch.get_float32_matmul_precision() == inside
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("reduced_precision")
+def test_codes_on_a_gpu_are_the_cpus_where_tf32_is_allowed() -> None:
+    """Near codes: TF32 would choose others for a tenth of the vectors."""
+    vectors = torch.randn(4096, 64)
+    codebook = 3 + 0.05 * torch.randn(1024, 64)
+    exact = torch.cdist(vectors.double(), codebook.double()).argmin(dim=-1)
+    found = nearest_code(vectors.cuda(), codebook.cuda()).cpu()
+    assert (found == exact).double().mean() > 0.98
 
 
 @pytest.mark.parametrize(

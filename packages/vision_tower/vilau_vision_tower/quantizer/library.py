@@ -29,6 +29,7 @@ from vilau_vision_tower.quantizer.base import (
     check_code_dim,
     check_codebook_size,
 )
+from vilau_vision_tower.quantizer.search import full_float32
 
 # SimVQ's codebooks are drawn once and frozen: from this seed, so that all ranks hold the same.
 FROZEN_SEED = 0
@@ -119,7 +120,7 @@ class LibraryQuantizer(Quantizer):
         """float [..., width] -> QuantizerOutput."""
         latent = self.project_in(z)
         vectors = latent.reshape(1, -1, self.code_width).float()
-        with torch.autocast(z.device.type, enabled=False):
+        with full_float32(z.device):
             # losses: of the kinds that have one, float [D] or [1, D].
             quantized, codes, *losses = self.library(vectors)
         codes = codes.long()
@@ -221,7 +222,7 @@ class SimVqQuantizer(LibraryQuantizer):
 
     def embed(self, codes: Tensor) -> Tensor:
         # As the library's `get_codes_from_indices`, which maps all K codes first.
-        with torch.autocast(codes.device.type, enabled=False):
+        with full_float32(codes.device):
             rows = [
                 layer.code_transform(F.embedding(code, layer.frozen_codebook))
                 for layer, code in zip(self.library.layers, codes.unbind(dim=-1), strict=True)

@@ -5,7 +5,7 @@ A vector z is approximated by a sum of D code embeddings, each depth quantising 
     r_0 = z,   k_d = argmin_k |r_{d-1} - e_d(k)|^2,   r_d = r_{d-1} - e_d(k_d),   z_q = sum_d e_d(k_d)
 
 Gradients pass straight through: dz_q/dz = 1. How the codebooks follow the data is the subclasses' part (`codebooks`).
-All of this is float32 whatever autocast does; `torch.set_float32_matmul_precision` holds here as everywhere.
+All of this is float32 whatever autocast does, the search for codes also where TF32 is allowed (`search.full_float32`).
 """
 
 from __future__ import annotations

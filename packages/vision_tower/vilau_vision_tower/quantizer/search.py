@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,24 @@ BLOCK_DISTANCES = 2**25
 CPU_BLOCK_DISTANCES = 2**22
 
 
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Inside the block products on `device` are true float32 ones, whatever autocast and the precision of products say.
+
+    bfloat16 and TF32 (10 bits) confuse close codes, and evaluation, which has neither, would choose others than
+    training. On a CPU the precision stays: there it chooses between libraries, see `TrainingConfig.matmul_precision`.
+    """
+    precision = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision(precision)
+
+
 @torch.no_grad()
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """float32 [N, C], float32 [K, C] -> int64 [N]; of codes equally near, one of them."""
@@ -18,8 +39,7 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     rows = min(max(limit // len(codebook), 1), max(len(vectors), 1))
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     distances = vectors.new_empty(rows, len(codebook))
-    # In float32 whatever autocast does: bf16 distances confuse close codes.
-    with torch.autocast(vectors.device.type, enabled=False):
+    with full_float32(vectors.device):
         # |v - e|^2 less |v|^2, which is the same for all codes.
         squares = codebook.square().sum(dim=-1)
         for begin in range(0, len(vectors), rows):
