@@ -11,7 +11,9 @@ import torch
 from evaluated import batch_of, in_parts, numbers
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
 from vilau_common.errors import UserError
@@ -55,6 +57,21 @@ def test_rfid_is_torchmetrics_fid() -> None:
     assert found["rfid_toy"] > 0
 
 
+def test_kid_is_torchmetrics_and_torch_fidelitys() -> None:
+    batch = batch_of(40)
+    whole, part = (numbers(FeatureDistances(ToyFeatures(), 100, size, 3), batch) for size in (40, 15))
+    oracle = KernelInceptionDistance(feature=ToyFeatures(), subsets=2, subset_size=40)
+    oracle.update(to_bytes(batch.images), real=True)
+    oracle.update(to_bytes(batch.reconstructions), real=False)
+    mean, _ = oracle.compute()
+    assert whole["kid_toy"] == pytest.approx(mean.item(), rel=1e-4)
+    pair = (ToyFeatures()(to_bytes(images)).double() for images in (batch.images, batch.reconstructions))
+    fidelity = kid_features_to_metric(*pair, kid_subset_size=15, rng_seed=3, verbose=False)
+    assert part["kid_toy"] == pytest.approx(fidelity["kernel_inception_distance_mean"], rel=1e-9)
+    assert part["kid_std_toy"] == pytest.approx(fidelity["kernel_inception_distance_std"], rel=1e-9)
+    assert whole["kid_paired_toy"] != pytest.approx(whole["kid_toy"], rel=0.01)
+
+
 def slow_kid(real: Tensor, again: Tensor) -> float:
     """The mean of h((x, x'), (y, y')) over pairs of different pictures (Gretton et al. 2012, lemma 6)."""
 
@@ -71,20 +88,20 @@ def slow_kid(real: Tensor, again: Tensor) -> float:
     ) / len(pairs)
 
 
-def test_kid_compares_no_picture_with_its_own_reconstruction() -> None:
+def test_paired_kid_compares_no_picture_with_its_own_reconstruction() -> None:
     batch = batch_of(12)
     found = numbers(FeatureDistances(ToyFeatures(), 100, 1000, 0), *in_parts(batch, 5))
     pair = (ToyFeatures()(to_bytes(images)) for images in (batch.images, batch.reconstructions))
-    assert found["kid_toy"] == pytest.approx(slow_kid(*pair), rel=1e-6)
+    assert found["kid_paired_toy"] == pytest.approx(slow_kid(*pair), rel=1e-6)
     assert found["kid_std_toy"] == pytest.approx(0, abs=1e-9), "every subset is the whole"
     assert found["kid_subset_size"] == 12
 
 
-def test_kid_of_subsets_is_unbiased() -> None:
+def test_paired_kid_of_subsets_is_unbiased() -> None:
     batch = batch_of(40)
     few, all_of_them = (numbers(FeatureDistances(ToyFeatures(), 100, size, 0), batch) for size in (15, 40))
-    error = few["kid_std_toy"] / 100**0.5
-    assert abs(few["kid_toy"] - all_of_them["kid_toy"]) < 4 * error
+    error = few["kid_std_toy"] / 100**0.5  # of the other estimate, but as large
+    assert abs(few["kid_paired_toy"] - all_of_them["kid_paired_toy"]) < 4 * error
     assert few["kid_subset_size"] == 15
 
 
@@ -94,7 +111,8 @@ def test_perfect_reconstructions_are_no_distance_away() -> None:
         FeatureDistances(ToyFeatures(), 20, 10, 0), batch_of(30, images=images, reconstructions=images)
     )
     assert found["rfid_toy"] == pytest.approx(0, abs=1e-6)
-    assert found["kid_toy"] == pytest.approx(0, abs=1e-9)
+    assert found["kid_paired_toy"] == pytest.approx(0, abs=1e-9)
+    assert found["kid_toy"] < 0, "each picture finds itself in the other set"
 
 
 def test_a_single_picture_has_no_distance() -> None:

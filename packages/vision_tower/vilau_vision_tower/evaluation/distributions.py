@@ -2,9 +2,10 @@
 al. 2018), from features of one network, by torch-fidelity's formulas.
 
 rFID is the Fréchet distance of two Gaussians, from running sums. KID, the unbiased squared MMD under a cubic kernel,
-compares pictures one by one, so it takes a random part of them (reservoir sampling) that fits in memory. A picture and
-its own reconstruction are no independent pair: the estimate leaves such pairs out (the U-statistic), without which KID
-would come out too low, below zero where reconstructions are good.
+compares pictures one by one, so it takes a random part of them (reservoir sampling) that fits in memory. `kid` is
+torch-fidelity's number, also torchmetrics', as papers print it. It takes the two sets for independent. But a picture and
+its own reconstruction are not, and where a subset holds both the estimate comes out too low, below zero where
+reconstructions are good: `kid_paired` leaves such pairs out (the U-statistic).
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-from torch_fidelity.metric_kid import kernel_poly, mmd2
+from torch_fidelity.metric_kid import (
+    KEY_METRIC_KID_MEAN,
+    KEY_METRIC_KID_STD,
+    kernel_poly,
+    kid_features_to_metric,
+    mmd2,
+)
 
 from vilau_vision_tower.evaluation.features import FeatureNetwork
 from vilau_vision_tower.evaluation.metric import EvaluatedBatch, Metric, NotComputed
@@ -26,7 +33,7 @@ LEAST_PICTURES = 2  # one has neither a covariance nor another to be compared wi
 
 
 class FeatureDistances(Metric):
-    """rfid, kid and kid_std, with the network's suffix; kid_subset_size says how many pictures a subset of KID had."""
+    """rfid, kid, kid_std and kid_paired, with the network's suffix; kid_subset_size: the pictures in a subset of KID."""
 
     def __init__(self, network: FeatureNetwork, kid_pictures: int, kid_subset_size: int, seed: int) -> None:
         """kid_pictures: at most so many are kept for KID. kid_subset_size: at most."""
@@ -47,23 +54,32 @@ class FeatureDistances(Metric):
         if count < LEAST_PICTURES:
             raise NotComputed(f"rFID and KID need {LEAST_PICTURES} pictures at least, but there are {count}")
         rfid = fid_statistics_to_metric(*(moments.statistics() for moments in self.moments), verbose=False)
-        estimates = kid_estimates(self.kept.items(), self.subset_size, self.seed)
+        pairs = self.kept.items().double()
+        subset_size = min(self.subset_size, len(pairs))
+        kid = kid_features_to_metric(
+            *pairs.unbind(dim=1),
+            kid_subsets=KID_SUBSETS,
+            kid_subset_size=subset_size,
+            rng_seed=self.seed,
+            verbose=False,
+        )
         suffix = self.network.suffix
         return {
             f"rfid{suffix}": rfid[KEY_METRIC_FID],
-            f"kid{suffix}": float(estimates.mean()),
-            f"kid_std{suffix}": float(estimates.std()),
-            "kid_subset_size": min(self.subset_size, len(self.kept.rows)),
+            f"kid{suffix}": kid[KEY_METRIC_KID_MEAN],
+            f"kid_std{suffix}": kid[KEY_METRIC_KID_STD],
+            f"kid_paired{suffix}": float(paired_estimates(pairs, subset_size, self.seed).mean()),
+            "kid_subset_size": subset_size,
         }
 
 
-def kid_estimates(pairs: Tensor, subset_size: int, seed: int) -> npt.NDArray[np.float64]:
-    """The squared MMD of each of KID_SUBSETS random subsets.
+def paired_estimates(pairs: Tensor, subset_size: int, seed: int) -> npt.NDArray[np.float64]:
+    """The squared MMD of each of KID_SUBSETS random subsets, no picture compared with its own reconstruction.
 
-    pairs: float [N, 2, C], features of a picture and of its reconstruction; subset_size: at most.
+    pairs: float [N, 2, C], features of a picture and of its reconstruction; subset_size: N at most.
     """
     rng = np.random.default_rng(seed)
-    features = pairs.double().numpy()
+    features = pairs.numpy()
     estimates = []
     for _ in range(KID_SUBSETS):
         real, again = features[rng.permutation(len(features))[:subset_size]].swapaxes(0, 1)
