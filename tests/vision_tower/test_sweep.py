@@ -93,7 +93,8 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failed_point_is_reported_and_does_not_stop_the_others(
     common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep([*common, *values(K="1,16", D="2")], CONF)  # a codebook needs two codes at least
+    with pytest.raises(UserError, match=r"1 of 2 points in .* are not finished: K=1,D=2 failed .quantizer.codebook_"):
+        sweep([*common, *values(K="1,16", D="2")], CONF)  # a codebook needs two codes at least
     directory = tmp_path / "sweep"
     table = table_of(directory)
     assert list(table) == ["K=16,D=2", "K=1,D=2"], "finished ones first"
@@ -240,6 +241,7 @@ LAUNCHERS = {
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.usefixtures("no_page")
 def test_points_run_in_processes_of_their_own(common: list[str], tmp_path: Path, launcher: str) -> None:
-    sweep([*common, *values(K="1,16", D="1"), *LAUNCHERS[launcher]], CONF)
+    with pytest.raises(UserError, match="1 of 2 points"):
+        sweep([*common, *values(K="1,16", D="1"), *LAUNCHERS[launcher]], CONF)
     statuses = {name: row["status"] for name, row in table_of(tmp_path / "sweep").items()}
     assert statuses == {"K=1,D=1": "failed", "K=16,D=1": "finished"}

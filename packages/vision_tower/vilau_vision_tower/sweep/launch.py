@@ -28,7 +28,7 @@ from vilau_common.run import RunDirectory
 from vilau_vision_tower.clip.config import SiglipClipConfig
 from vilau_vision_tower.sweep.config import SweepPointConfig
 from vilau_vision_tower.sweep.point import run_point
-from vilau_vision_tower.sweep.table import write_table
+from vilau_vision_tower.sweep.table import check_finished, write_table
 from vilau_vision_tower.train import SCHEMA_GROUPS
 from vilau_vision_tower.train_clip import TrainClipConfig, train_clip
 
@@ -41,7 +41,8 @@ def sweep(overrides: Sequence[str], config_directory: Path | None = None) -> Non
     """Run every point that is not finished; write <directory>/sweep.csv and report/index.html.
 
     overrides: of train-tower, with several values where a setting is swept, and Hydra's own (hydra/launcher=…); of them
-    sweep=NAME chooses a file of conf/sweep/. UserError: a mistake in them, before anything is computed.
+    sweep=NAME chooses a file of conf/sweep/. UserError: a mistake in them, before anything is computed; or, after the
+    report, points that failed or were stopped.
     """
     place = conf_directory(config_directory)
     chosen = with_group(overrides)
@@ -64,6 +65,7 @@ def sweep(overrides: Sequence[str], config_directory: Path | None = None) -> Non
         if table is not None:
             page = build_sweep_report(table)
             print(f"table:  {table}\nreport: {page}")
+    check_finished(directory)
 
 
 def with_group(overrides: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from vilau_common import atomic
+from vilau_common.errors import UserError
 from vilau_vision_tower.sweep.record import FINISHED, POINT_FILE, PointRecord, read_record
 
 TABLE = "sweep.csv"
@@ -18,8 +19,7 @@ def write_table(directory: Path) -> Path | None:
 
     Numbers that a point lacks are empty.
     """
-    found = {path.parent.name: read_record(path.parent) for path in directory.glob(f"*/{POINT_FILE}")}
-    records = {name: record for name, record in found.items() if record is not None}
+    records = read_records(directory)
     if not records:
         return None
     columns = list(dict.fromkeys(name for record in records.values() for name in record.numbers))
@@ -32,6 +32,24 @@ def write_table(directory: Path) -> Path | None:
         writer.writerow({**facts, "error": record.error, **record.numbers})
     atomic.write_text(directory / TABLE, text.getvalue())
     return directory / TABLE
+
+
+def read_records(directory: Path) -> dict[str, PointRecord]:
+    """The records of all points in a sweep's directory, by their names."""
+    found = {path.parent.name: read_record(path.parent) for path in directory.glob(f"*/{POINT_FILE}")}
+    return {name: record for name, record in found.items() if record is not None}
+
+
+def check_finished(directory: Path) -> None:
+    """Raises UserError unless every point of a sweep's directory is finished: who waits for a sweep must learn of it."""
+    records = read_records(directory)
+    left = {name: record for name, record in sorted(records.items()) if record.status != FINISHED}
+    if left:
+        told = [f"{name} {record.status}" + f" ({record.error})" * bool(record.error) for name, record in left.items()]
+        raise UserError(
+            f"sweep: {len(left)} of {len(records)} points in {directory} are not finished: {'; '.join(told)}; the same "
+            "command tries them again"
+        )
 
 
 def _order(name: str, record: PointRecord) -> tuple[bool, float, float, str]:
