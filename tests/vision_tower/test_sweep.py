@@ -198,7 +198,7 @@ def test_what_the_points_stand_on_is_made_first(common: list[str], tmp_path: Pat
         ),
         (["tower.quantizer.depth=1,two"], r"tower.quantizer.depth expects int, got 'two'"),
         (["evaluation.lpip=alex"], r"evaluation.lpip is not a setting .*did you mean evaluation.lpips"),
-        (["sweep=nothing"], r"sweep has no option 'nothing' \(there are codebook_depth\)"),
+        (["sweep=nothing"], r"sweep has no option 'nothing' \(there are codebook_depth, quantizers\)"),
         (["hydra/launcher=nothing"], r"launcher"),
         (["steps"], r"'steps' is no override: write key=value"),
     ],
@@ -229,6 +229,20 @@ def test_slurm_is_submitits_launcher() -> None:
         launcher = compose("train_tower", overrides, return_hydra_config=True).hydra.launcher
     assert launcher._target_.endswith("SlurmLauncher")
     assert (launcher.partition, launcher.gpus_per_node, launcher.max_num_timeout) == ("gpu", 1, 3)
+
+
+@pytest.mark.usefixtures("no_page")
+def test_kinds_of_quantisers_are_swept_beside_rq(common: list[str], tmp_path: Path) -> None:
+    """Each kind of conf/sweep/quantizers.yaml trains and is measured; FSQ by its levels."""
+    kinds = {"rq_256": 256, "fsq_240": 240, "fsq_1000": 1000, "lfq_256": 256, "simvq_256": 256}
+    own = [override for override in common if "code_dim" not in override]
+    sweep(["sweep=quantizers", *own, "tower.quantizer.depth=1"], CONF)
+    table = table_of(tmp_path / "sweep")
+    assert {name: row["status"] for name, row in table.items()} == {f"{kind},D=1": "finished" for kind in kinds}
+    for kind, size in kinds.items():
+        row = table[f"{kind},D=1"]
+        assert float(row["codebook_size"]) == size
+        assert float(row["psnr"]) > 0 and float(row["codebook_perplexity_d0"]) >= 1
 
 
 LAUNCHERS = {

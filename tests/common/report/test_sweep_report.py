@@ -75,6 +75,17 @@ def test_curves_join_the_points_of_one_codebook_size(write: Callable[..., Path])
     assert perplexity.logarithmic
 
 
+def test_kinds_have_curves_of_their_own(write: Callable[..., Path]) -> None:
+    kinds = ("lfq_256", "rq_256", "lfq_256")
+    overrides = [f"tower/quantizer={kind} data.directory=/tmp/data" for kind in kinds]
+    points = [point(256, depth, overrides=overrides[depth - 1]) for depth in (1, 2, 3)]
+    psnr = panels_over_rate(read_table(write(*points)))[0]
+    assert [(curve.label, list(curve.points)) for curve in psnr.curves] == [
+        ("lfq_256 K=256", [(8.0, 21.0), (24.0, 23.0)]),
+        ("rq_256 K=256", [(16.0, 22.0)]),
+    ]
+
+
 def test_a_sweep_in_which_all_failed_has_a_page(
     write: Callable[..., Path], parse: Callable[[Path], Any]
 ) -> None:

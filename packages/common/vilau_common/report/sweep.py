@@ -1,6 +1,6 @@
 """A sweep's page: what the rate buys, how the codes are used, what it costs; from sweep.csv, with no other file.
 
-Every point is D codes of K at each position; curves join the points of one K.
+Every point is D codes of K at each position; curves join the points of one K, and of one kind where kinds are swept.
 """
 
 from __future__ import annotations
@@ -117,17 +117,20 @@ def read_table(table: Path) -> list[Row]:
 
 
 def panels_over_rate(rows: Sequence[Row]) -> list[Panel]:
-    """A panel for each number that a point has; a curve for each K."""
+    """A panel for each number that a point has; a curve for each K and kind."""
     panels = []
     for measured in OVER_RATE:
-        curves: dict[float, list[tuple[float, float]]] = {}
+        curves: dict[tuple[str, float], list[tuple[float, float]]] = {}
         for row in rows:
             value, rate = number(row, measured.key), number(row, RATE)
             if value is not None and rate is not None:
                 size = number(row, "codebook_size") or math.nan
-                curves.setdefault(size, []).append((rate, value * measured.factor))
+                curves.setdefault((kind(row), size), []).append((rate, value * measured.factor))
         if curves:
-            named = [Curve(f"K={size:g}", sorted(points)) for size, points in sorted(curves.items())]
+            named = [
+                Curve(f"{chosen} K={size:g}".strip(), sorted(points))
+                for (chosen, size), points in sorted(curves.items())
+            ]
             panels.append(Panel(measured.title, measured.explanation, RATE_LABEL, named))
     return panels
 
@@ -153,6 +156,12 @@ def panels_over_depth(rows: Sequence[Row]) -> list[Panel]:
                 Panel(measured.title, measured.explanation, "depth", curves, logarithmic, whole_steps=True)
             )
     return panels
+
+
+def kind(row: Row) -> str:
+    """What the point's overrides choose of a config group inside another, such as tower/quantizer=fsq; or nothing."""
+    pairs = (override.partition("=") for override in (row.get("overrides") or "").split())
+    return " ".join(choice for name, _, choice in pairs if "/" in name)
 
 
 def number(row: Row, key: str) -> float | None:
