@@ -25,7 +25,7 @@ from vilau_vision_tower.evaluation.config import EvaluateTowerConfig
 from vilau_vision_tower.evaluation.grids import Grids
 from vilau_vision_tower.evaluation.metric import NotComputed
 from vilau_vision_tower.evaluation.run import evaluate_tower
-from vilau_vision_tower.evaluation.world import KnownScenes, evaluate_on_world
+from vilau_vision_tower.evaluation.world import ReadBack, evaluate_on_world
 from vilau_vision_tower.losses import psnr
 from vilau_vision_tower.task import TEXT_ENCODER
 from vilau_vision_tower.tower import VisionTower
@@ -139,13 +139,13 @@ def test_a_saved_tower_without_texts_is_measured_in_pixels(
     )
     lacking = json.loads((tmp_path / "saved" / "evaluation" / "not_computed.json").read_text())
     assert "no text encoder in" in lacking["retrieval"]
+    assert "no text encoder in" in lacking["hard_negative_accuracy"]
+    assert "tower/read_back_accuracy" in found, "the verifier needs no texts"
 
 
-def test_a_verifier_reads_pictures_of_its_own_size_only(
-    scenes: Path, clip: SiglipModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_verifier_reads_pictures_of_its_own_size_only(scenes: Path) -> None:
     with pytest.raises(NotComputed, match="reads pictures of 32 pixels, but the tower draws 64"):
-        KnownScenes(world_of(scenes / "test"), TextEncoder(clip.text_model, tokenizer), 4, image_size=64)
+        ReadBack(world_of(scenes / "test"), image_size=64)
 
 
 def test_mistakes_are_told_before_anything_is_computed(run: Path, scenes: Path, tmp_path: Path) -> None:

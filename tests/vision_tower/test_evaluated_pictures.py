@@ -60,6 +60,24 @@ def test_a_folder_with_classes_and_captions(tmp_path: Path) -> None:
     assert np.array_equal(found["dog/1.png"].image, np.asarray(Image.open(tmp_path / "dog/1.png")))
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("metadata.jsonl", '{"file_name": "1.png", "label": 3}\n'), ("metadata.csv", "file_name,label\n1.png,3\n")],
+)
+def test_a_caption_file_may_hold_labels_alone(tmp_path: Path, file: str, content: str) -> None:
+    (tmp_path / "1.png").write_bytes(picture_file(1))
+    (tmp_path / file).write_text(content)
+    (picture,) = read(tmp_path)
+    assert picture.captions == []
+
+
+def test_a_scene_in_other_peoples_json_is_theirs(tmp_path: Path) -> None:
+    record = {"caption": "at the sea", "scene": "beach"}
+    write_tar(tmp_path / "0.tar", {"a": {"png": picture_file(0), "json": json.dumps(record).encode()}})
+    (picture,) = read(tmp_path)
+    assert (picture.captions, picture.scene) == (["at the sea"], None)
+
+
 def test_shards_with_labels_and_captions_of_every_kind(tmp_path: Path) -> None:
     sample = {"png": picture_file(0)}
     write_tar(tmp_path / "1.tar", {"a": {**sample, "cls": b"7", "txt": b"a thing\n"}})

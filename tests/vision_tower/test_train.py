@@ -35,6 +35,7 @@ from vilau_vision_tower.losses import (
     psnr,
 )
 from vilau_vision_tower.quantizer import QuantizerConfig
+from vilau_vision_tower.quantizer.library import LfqConfig
 from vilau_vision_tower.task import TEXT_ENCODER, TowerTask
 from vilau_vision_tower.tower import load_tower
 from vilau_vision_tower.train import SCHEMA_GROUPS, TowerConfig, TrainTowerConfig, train_tower
@@ -255,6 +256,16 @@ def test_the_discriminators_optimiser_is_named_and_named_right(
     train_tower(config)
     # Its settings may stay where it is switched off for a comparison.
     train_tower(dataclasses.replace(config, directory=config.directory + "_off", loss=TowerLossConfig()))
+
+
+def test_a_quantiser_that_trains_alone_is_refused_before_the_directory_is_taken(
+    config: TrainTowerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config.tower.quantizer = LfqConfig(codebook_size=16, depth=2)
+    with pytest.raises(UserError, match="quantizer.kind=lfq trains in one process only"):
+        train_tower(config)
+    assert not Path(config.directory, "config.yaml").exists()
 
 
 def test_a_run_goes_on_with_its_own_settings_only(config: TrainTowerConfig) -> None:

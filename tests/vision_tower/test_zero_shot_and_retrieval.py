@@ -69,6 +69,8 @@ def test_lines_of_a_class_list_belong_to_sorted_folders_or_to_those_that_they_na
     named.write_text("n02\tgoldfish\nn01\ttench\n")
     assert read_classes(str(named), ["n01", "n02"]).number("n02") == 0
     assert read_classes(str(named), ["n01"]).number("n01") == 1, "some of the classes are enough"
+    with pytest.raises(UserError, match=r"does not name 2 of the 3 class folders .*, such as n03"):
+        read_classes(str(named), ["n01", "n03", "n04"])
     with pytest.raises(UserError, match=r"has 2 lines, but the pictures lie in 3 class folders"):
         read_classes(str(plain), ["n01", "n02", "n03"])
     by_folder = read_classes("folders", ["siamese_cat", "tench"])

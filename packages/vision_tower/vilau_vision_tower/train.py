@@ -62,6 +62,7 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
     Raises UserError, before the directory is taken, for a configuration that cannot work.
     """
     _check_optimizers(config)
+    config.tower.quantizer.check_training(distributed.world_size())
     run = RunDirectory(config.directory)
     clip = load_pretrained(config.tower.clip, config.data.image_size)
     loader = caption_loader(config.data, clip.text.tokenizer, clip.text.length, config.seed, run.path)

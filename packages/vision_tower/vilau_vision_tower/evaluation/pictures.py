@@ -91,7 +91,7 @@ def open_pictures(path: Path) -> PictureSource:
         raise UserError(
             f"data={path}: there are neither pictures ({', '.join(IMAGE_FIELDS)}) nor *.tar shards in it"
         )
-    captions = read_captions(path, files, caption_key=None)
+    captions = read_captions(path, files, caption_key=None, optional=True)
     folders = sorted({file.relative_to(path).parts[0] for file in files if file.parent != path})
     return PictureSource(
         len(files), lambda: (_file(path, file, captions.get(file, [])) for file in files), folders
@@ -139,7 +139,9 @@ def _decoded(stored: StoredPicture, size: int, world: World | None) -> Evaluated
     try:
         fields = stored.read()
         record = json_field(fields) if JSON_FIELD in fields else {}
-        scene = None if record.get("scene") is None else Scene.from_json(record["scene"])
+        # A key of that name in other people's JSON means something else.
+        told = record.get("scene") if world is not None else None
+        scene = None if told is None else Scene.from_json(told)
         label = stored.folder if stored.folder is not None else _label(fields)
         if label is None and world is not None and scene is not None:
             label = world.kind_of(scene)

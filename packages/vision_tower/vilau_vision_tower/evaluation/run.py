@@ -34,7 +34,7 @@ from vilau_vision_tower.evaluation.pictures import Decoding, EvaluatedPicture, P
 from vilau_vision_tower.evaluation.pixels import PixelMetrics
 from vilau_vision_tower.evaluation.retrieval import Retrieval
 from vilau_vision_tower.evaluation.table import print_table
-from vilau_vision_tower.evaluation.world import KnownScenes
+from vilau_vision_tower.evaluation.world import NearMisses, ReadBack
 from vilau_vision_tower.evaluation.zero_shot import ZeroShot, read_classes, read_templates
 from vilau_vision_tower.task import TEXT_ENCODER
 from vilau_vision_tower.tower import VisionTower, load_tower
@@ -133,10 +133,9 @@ def build_metrics(
     if config.retrieval_pictures:
         want(("retrieval",), lambda: Retrieval(texts(), config.retrieval_pictures, config.retrieval_captions))
     if (world := source.world) is not None:
-        want(
-            ("read_back_accuracy", "hard_negative_accuracy"),
-            lambda: KnownScenes(world, texts(), config.near_misses, tower.image_size),
-        )
+        want(("read_back_accuracy",), lambda: ReadBack(world, tower.image_size))
+        if config.near_misses:
+            want(("hard_negative_accuracy",), lambda: NearMisses(world, texts(), config.near_misses))
     return metrics, lacking
 
 

@@ -2,7 +2,7 @@
 reconstructions, and captions are told from near misses.
 
 `evaluate_on_world` takes a whole split and keeps all of its codes and reconstructions, for what is evaluated next;
-`KnownScenes` is the same as one metric among others of a pass over any pictures.
+`ReadBack` and `NearMisses` are the same as metrics among others of a pass over any pictures.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from vilau_vision_tower.losses import psnr
 from vilau_vision_tower.tower import VisionTower
 
 BATCH = 250
+UNKNOWN = "no picture's whole scene is known"
 
 
 @dataclass
@@ -112,44 +113,60 @@ def told_apart(
     return [bool((likeness[0] > likeness[1:]).all()) for likeness in likenesses]  # a tie is no answer
 
 
-class KnownScenes(Metric):
-    """read_back_accuracy and hard_negative_accuracy of the pictures whose whole scene is known."""
+class ReadBack(Metric):
+    """read_back_accuracy of the pictures whose whole scene is known."""
 
-    def __init__(self, world: World, text_encoder: TextEncoder, near_misses: int, image_size: int) -> None:
-        """near_misses: so many pictures at most are compared with their near misses. NotComputed: the verifier reads
-        pictures of another size than the tower's."""
+    def __init__(self, world: World, image_size: int) -> None:
+        """NotComputed: the verifier reads pictures of another size than the tower's."""
         if world.image_size != image_size:
             raise NotComputed(
                 f"the verifier reads pictures of {world.image_size} pixels, but the tower draws {image_size}"
             )
-        self.world, self.text_encoder, self.near_misses = world, text_encoder, near_misses
-        self.read_back, self.apart = Mean(), Mean()
+        self.world = world
+        self.right = Mean()
 
     def update(self, batch: EvaluatedBatch) -> None:
-        known = [index for index, picture in enumerate(batch.pictures) if picture.scene is not None]
+        known = _known(batch)
         if not known:
             return
         readings = self.world.read(to_array(batch.reconstructions[known]))
         truths = [batch.pictures[index].scene for index in known]
         pairs = zip(readings, truths, strict=True)
-        self.read_back.add(torch.tensor([t is not None and self.world.same(r, t) for r, t in pairs]))
-        chosen = known[: self.near_misses - self.apart.count]
-        if chosen:
-            groups = []
-            for index in chosen:
-                caption = batch.pictures[index].captions[0]
-                groups.append([caption, *self.world.hard_negatives(batch.pictures[index].scene, caption)])
-            self.apart.add(
-                torch.tensor(told_apart(batch.embeddings[chosen], self.text_encoder.embed, groups))
-            )
+        self.right.add(torch.tensor([t is not None and self.world.same(r, t) for r, t in pairs]))
 
     def result(self) -> dict[str, float]:
-        if not self.read_back.count:
-            raise NotComputed("no picture's whole scene is known")
-        numbers = {"read_back_accuracy": self.read_back.value()}
-        if self.apart.count:
-            numbers["hard_negative_accuracy"] = self.apart.value()
-        return numbers
+        if not self.right.count:
+            raise NotComputed(UNKNOWN)
+        return {"read_back_accuracy": self.right.value()}
+
+
+class NearMisses(Metric):
+    """hard_negative_accuracy of the first pictures whose whole scene is known."""
+
+    def __init__(self, world: World, text_encoder: TextEncoder, pictures: int) -> None:
+        """pictures: so many at most."""
+        self.world, self.text_encoder, self.pictures = world, text_encoder, pictures
+        self.apart = Mean()
+
+    def update(self, batch: EvaluatedBatch) -> None:
+        chosen = _known(batch)[: self.pictures - self.apart.count]
+        if not chosen:
+            return
+        groups = []
+        for index in chosen:
+            caption = batch.pictures[index].captions[0]
+            groups.append([caption, *self.world.hard_negatives(batch.pictures[index].scene, caption)])
+        self.apart.add(torch.tensor(told_apart(batch.embeddings[chosen], self.text_encoder.embed, groups)))
+
+    def result(self) -> dict[str, float]:
+        if not self.apart.count:
+            raise NotComputed(UNKNOWN)
+        return {"hard_negative_accuracy": self.apart.value()}
+
+
+def _known(batch: EvaluatedBatch) -> list[int]:
+    """Indices of the pictures whose whole scene is known."""
+    return [index for index, picture in enumerate(batch.pictures) if picture.scene is not None]
 
 
 def _batches(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:

@@ -61,6 +61,11 @@ def read_classes(classes: str, folders: list[str]) -> ClassList:
             f"classes={classes} has {len(names)} lines, but the pictures lie in {len(folders)} class folders; where "
             "they are not the same, each line names its own: FOLDER<tab>name"
         )
+    if named and (strange := sorted(set(folders) - set(named))):
+        raise UserError(
+            f"classes={classes} does not name {len(strange)} of the {len(folders)} class folders that the pictures lie "
+            f"in, such as {strange[0]}: add FOLDER<tab>name for each"
+        )
     return ClassList(names, {folder: number for number, folder in enumerate(named or folders)})
 
 

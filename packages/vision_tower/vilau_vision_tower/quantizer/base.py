@@ -33,6 +33,9 @@ class AnyQuantizerConfig:
         if not 1 <= self.depth <= MAX_DEPTH:
             raise UserError(f"quantizer.depth is {self.depth}, but each position has 1 to {MAX_DEPTH} codes")
 
+    def check_training(self, processes: int) -> None:  # noqa: B027 - most kinds do
+        """Raises UserError where this kind cannot be trained in so many processes."""
+
 
 def check_codebook_size(size: int, setting: str) -> None:
     """Raises UserError, naming `setting`, for a codebook size K out of range."""

@@ -75,6 +75,14 @@ class LfqConfig(AnyQuantizerConfig):
                 f"quantizer.codebook_size is {self.codebook_size}, but codes of kind lfq are signs: give a power of 2"
             )
 
+    def check_training(self, processes: int) -> None:
+        # The library drops the sum over processes of the codes' probabilities, and divides by their number.
+        if processes > 1:
+            raise UserError(
+                "quantizer.kind=lfq trains in one process only: in several, vector-quantize-pytorch computes its "
+                "entropy loss wrongly; use another kind"
+            )
+
 
 @dataclass(kw_only=True)
 class SimVqConfig(AnyQuantizerConfig):
@@ -187,12 +195,8 @@ class LfqQuantizer(LibraryQuantizer):
         )
 
     def forward(self, z: Tensor) -> QuantizerOutput:
-        if self.training and distributed.world_size() > 1:
-            # The library drops the sum over processes of the codes' probabilities, and divides by their number.
-            raise UserError(
-                "quantizer.kind=lfq trains in one process only: in several, vector-quantize-pytorch computes its "
-                "entropy loss wrongly; use another kind"
-            )
+        if self.training:
+            self.config.check_training(distributed.world_size())
         return super().forward(z)
 
 

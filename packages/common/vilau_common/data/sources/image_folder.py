@@ -123,14 +123,19 @@ class ImageFolder(PictureSource):
         return files, captions
 
 
-def read_captions(folder: Path, files: list[Path], caption_key: str | None) -> dict[Path, list[str]]:
-    """The captions of each picture that has any. Raises UserError for a caption file that cannot be read."""
+def read_captions(
+    folder: Path, files: list[Path], caption_key: str | None, *, optional: bool = False
+) -> dict[Path, list[str]]:
+    """The captions of each picture that has any. Raises UserError for a caption file that cannot be read.
+
+    optional: its lines may have none; a metadata.jsonl may hold labels alone.
+    """
     for name in LINES:
         if (folder / name).exists():
-            return _collected(folder, _lines(folder / name), caption_key)
+            return _collected(folder, _lines(folder / name), caption_key, optional)
     for name in TABLES:
         if (folder / name).exists():
-            return _collected(folder, _rows(folder / name), caption_key)
+            return _collected(folder, _rows(folder / name), caption_key, optional)
     captions = {}
     for path in files:
         beside = path.with_suffix(".txt")
@@ -140,13 +145,15 @@ def read_captions(folder: Path, files: list[Path], caption_key: str | None) -> d
 
 
 def _collected(
-    folder: Path, records: Iterator[tuple[str, Any]], caption_key: str | None
+    folder: Path, records: Iterator[tuple[str, Any]], caption_key: str | None, optional: bool
 ) -> dict[Path, list[str]]:
     captions: dict[Path, list[str]] = {}
     keys = CAPTION_KEYS if caption_key is None else (caption_key,)
     for place, record in records:
         file = _first(record, FILE_KEYS)
         said = _first(record, keys)
+        if optional and said is None:
+            continue
         texts = [said] if isinstance(said, str) else said
         if not isinstance(file, str) or not isinstance(texts, list) or not all(map(_is_text, texts)):
             raise UserError(
