@@ -33,7 +33,7 @@ class AnyQuantizerConfig:
         if not 1 <= self.depth <= MAX_DEPTH:
             raise UserError(f"quantizer.depth is {self.depth}, but each position has 1 to {MAX_DEPTH} codes")
 
-    def check_training(self, processes: int) -> None:  # noqa: B027 - most kinds do
+    def check_training(self, processes: int) -> None:
         """Raises UserError where this kind cannot be trained in so many processes."""
 
 
