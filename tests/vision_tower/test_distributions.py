@@ -25,6 +25,7 @@ from vilau_vision_tower.evaluation.features import (
     build_features,
 )
 from vilau_vision_tower.evaluation.metric import NotComputed
+from vilau_vision_tower.weights import WeightsMissing
 
 CPU = torch.device("cpu")
 
@@ -166,7 +167,7 @@ def test_inception_is_read_from_a_local_file(inception: Path) -> None:
 
 def test_inception_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(NotComputed, match="weights-inception-.* is needed, .*inception_weights=FILE"):
+    with pytest.raises(WeightsMissing, match="weights-inception-.* is needed, .*inception_weights=FILE"):
         InceptionFeatures(None, CPU)
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="other.pth is not torch-fidelity's Inception"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vilau_common.errors import UserError
 from vilau_vision_tower.evaluation.codebook import CodebookMetrics
-from vilau_vision_tower.evaluation.metric import NotComputed
-from vilau_vision_tower.evaluation.perceptual import LpipsMetric, load_lpips
+from vilau_vision_tower.evaluation.perceptual import LpipsMetric
 from vilau_vision_tower.evaluation.pixels import HIGHEST_PSNR, PixelMetrics
+from vilau_vision_tower.weights import WeightsMissing, weights_file
 
 CPU = torch.device("cpu")
 ALEX_TAPS = (1, 4, 7, 9, 11)  # the ReLUs that LPIPS reads
@@ -72,7 +74,7 @@ def slow_lpips(path: Path, images: Tensor, again: Tensor) -> Tensor:
     """LPIPS by its equation: float [B]."""
     network = torchvision.models.alexnet().features
     network.load_state_dict({name[9:]: value for name, value in torch.load(path).items()})
-    linear = load_lpips("alex", str(path)).lins
+    linear = LpipsMetric("alex", str(path), CPU).model.lins
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     x, y = ((each - shift[:, None, None]) / scale[:, None, None] for each in (images, again))
     total = torch.zeros(len(images))
@@ -97,18 +99,18 @@ def test_lpips_is_its_equation_with_weights_from_a_file(alexnet: Path) -> None:
 def test_lpips_says_what_it_lacks(alexnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(
-        NotComputed, match=r"alexnet-owt-\w+\.pth is needed, but HF_HUB_OFFLINE is set: bring it to .*lpips_w"
+        WeightsMissing, match=r"alexnet-owt-\w+\.pth is needed, but HF_HUB_OFFLINE is set: bring it to .*lpips_w"
     ):
-        load_lpips("alex", None)
+        LpipsMetric("alex", None, CPU)
     with pytest.raises(UserError, match=r"lpips_weights=nowhere.pth: there is no such file"):
-        load_lpips("alex", "nowhere.pth")
-    with pytest.raises(UserError, match=r"lpips=squeeze: the choices are alex, vgg"):
-        load_lpips("squeeze", None)
-    with pytest.raises(UserError, match=r"not torchvision's vgg|has no features\.\d+"):
-        load_lpips("vgg", str(alexnet))
+        LpipsMetric("alex", "nowhere.pth", CPU)
+    with pytest.raises(UserError, match=r"lpips=squeeze: the choices are vgg, alex"):
+        LpipsMetric("squeeze", None, CPU)
+    with pytest.raises(UserError, match=r"is of another network than vgg|has no features\.\d+"):
+        LpipsMetric("vgg", str(alexnet), CPU)
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match=r"text.pth cannot be read as weights"):
-        load_lpips("alex", str(tmp_path / "text.pth"))
+        LpipsMetric("alex", str(tmp_path / "text.pth"), CPU)
 
 
 def test_a_weights_file_runs_no_code(tmp_path: Path) -> None:
@@ -118,28 +120,65 @@ def test_a_weights_file_runs_no_code(tmp_path: Path) -> None:
 
     torch.save({"features.0.weight": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(UserError, match="cannot be read as weights"):
-        load_lpips("alex", str(tmp_path / "trap.pth"))
+        LpipsMetric("alex", str(tmp_path / "trap.pth"), CPU)
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_download_is_kept_for_the_next_time(
-    alexnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty one, of a machine that may download."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE")
+    return tmp_path / "checkpoints"
+
+
+def test_a_download_is_kept_for_the_next_time(
+    alexnet: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    def download(url: str, target: str, progress: bool) -> None:
-        asked.append(url)
+    def download(url: str, target: str, hash_prefix: str, progress: bool) -> None:
+        asked.append((url, hash_prefix))
         Path(target).write_bytes(alexnet.read_bytes())
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     for _ in range(2):
-        load_lpips("alex", None)
-    assert len(asked) == 1
-    (tmp_path / "checkpoints").rename(tmp_path / "moved")
+        LpipsMetric("alex", None, CPU)
+    assert asked == [("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79")]
+    cache.rename(cache.parent / "moved")
     monkeypatch.setattr(
         torch.hub, "download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no net"))
     )
-    with pytest.raises(NotComputed, match=r"cannot be downloaded \(no net\): bring it to"):
-        load_lpips("alex", None)
+    with pytest.raises(WeightsMissing, match=r"cannot be downloaded \(no net\): bring it to"):
+        LpipsMetric("alex", None, CPU)
+
+
+def test_of_several_processes_one_downloads(cache: Path, tmp_path: Path) -> None:
+    """Before a training the processes share nothing but the disk."""
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "big-00000000.pth").write_bytes(bytes(1000))
+    program = (
+        "import sys, time, torch\n"
+        "from vilau_vision_tower.weights import weights_file\n"
+        "fetch = torch.hub.download_url_to_file\n"
+        "def slow(url, target, **more):\n"
+        "    print('downloads', flush=True)\n"
+        "    time.sleep(2)\n"
+        "    fetch(url, target, **more)\n"
+        "torch.hub.get_dir = lambda: sys.argv[1]\n"
+        "torch.hub.download_url_to_file = slow\n"
+        "print(weights_file(None, sys.argv[2], 'x').stat().st_size)\n"
+    )
+    command = [sys.executable, "-c", program, str(cache.parent), (there / "big-00000000.pth").as_uri()]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert sorted(told) == [["1000"], ["downloads", "1000"]]
+
+
+def test_another_file_under_the_same_address_is_told(cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "net-0123abcd.pth"
+    file.write_bytes(b"an error page")
+    with pytest.raises(WeightsMissing, match=r"gave is not that file \(invalid hash value .*: bring it to .* x=FILE"):
+        weights_file(None, file.as_uri(), "x", "0123abcd")
+    assert not list(cache.glob("net-*"))

@@ -88,14 +88,15 @@ def test_without_a_network_a_sentence_says_which_file_to_bring(
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
-    with pytest.raises(UserError) as caught:
-        LpipsDistance("vgg")
-    for part in (
-        "https://download.pytorch.org/models/vgg16-397923af.pth, which could not be downloaded",
-        f"bring the file to {tmp_path / 'hub' / 'checkpoints'} or name it with loss.perceptual.weights=FILE",
-        "or take loss.perceptual.kind=clip",
-    ):
-        assert part in str(caught.value)
+    bring = f"bring it to {tmp_path / 'hub' / 'checkpoints' / 'vgg16-397923af.pth'}"
+    for offline, why in (("1", "is needed, but HF_HUB_OFFLINE is set"), ("0", "cannot be downloaded (")):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        with pytest.raises(UserError) as caught:
+            LpipsDistance("vgg")
+        told = str(caught.value)
+        assert told.startswith(f"https://download.pytorch.org/models/vgg16-397923af.pth {why}")
+        remedy = "or name a local copy with loss.perceptual.weights=FILE, or take loss.perceptual.kind=clip"
+        assert f"{bring}, {remedy}" in told
 
 
 def test_files_that_do_not_fit_are_told_in_a_sentence(file: Path, network: str, tmp_path: Path) -> None:
@@ -104,9 +105,9 @@ def test_files_that_do_not_fit_are_told_in_a_sentence(file: Path, network: str, 
         LpipsDistance(other, str(file))
     damaged = tmp_path / "damaged.pth"
     damaged.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"damaged.pth cannot be read as torchvision's weights of"):
+    with pytest.raises(UserError, match=r"loss.perceptual.weights: .*damaged.pth cannot be read as weights"):
         LpipsDistance(network, str(damaged))
-    with pytest.raises(UserError, match=r"nowhere.pth cannot be read .*No such file"):
+    with pytest.raises(UserError, match=r"loss.perceptual.weights=nowhere.pth: there is no such file"):
         LpipsDistance(network, "nowhere.pth")
 
 
@@ -155,8 +156,9 @@ def test_gradients_reach_the_reconstruction_only(
     assert all(weight.grad is None and not weight.requires_grad for weight in distance.parameters())
 
 
-def test_none_is_none(tower: VisionTower) -> None:
+def test_none_is_none_and_so_is_a_weight_of_zero(tower: VisionTower) -> None:
     assert build_perceptual(PerceptualConfig(), tower.encoder) is None
+    assert build_perceptual(PerceptualConfig(kind="clip", weight=0.0), tower.encoder) is None
 
 
 def test_the_encoder_trains_on_while_its_copy_stays(tower: VisionTower) -> None:

@@ -18,7 +18,7 @@ from vilau_common.training import OptimizerConfig, TrainingConfig
 from vilau_common.training.state import TrainingState
 from vilau_common.training.task import check_parameter_groups
 from vilau_vision_tower.clip import TextEncoder, load_clip
-from vilau_vision_tower.losses import ContrastiveConfig, psnr
+from vilau_vision_tower.losses import ContrastiveConfig, PerceptualConfig, psnr
 from vilau_vision_tower.task import ClipTask, TowerTask
 from vilau_vision_tower.tower import VisionTower, load_tower
 
@@ -63,6 +63,24 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(task: TowerTask, negatives: i
     torch.testing.assert_close(
         output.losses["main"], sum(WEIGHTS[name] * term for name, term in terms.items())
     )
+
+
+def test_a_weight_of_zero_runs_no_network(
+    tower: VisionTower, clip: SiglipModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    perceptual = PerceptualConfig(kind="clip", weight=0.0)
+    task = tiny_task(tower, clip, tokenizer, contrastive=0.0, perceptual=perceptual)
+    task.text_encoder.register_forward_hook(lambda *_: pytest.fail("the text encoder ran"))
+    assert task.network.perceptual is None
+    config = TrainingConfig(steps=2, optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.1))
+    state = TrainingState(task, BatchLoader(4, negatives=1), config, seed=0)
+    head = {name: value.clone() for name, value in tower.state_dict().items() if "encoder.head" in name}
+    before = tower.decoder.output.weight.clone()
+    state.advance()
+    state.close()
+    assert not torch.equal(tower.decoder.output.weight, before)
+    assert all(torch.equal(tower.state_dict()[name], value) for name, value in head.items())
+    assert task.may_skip_parameters, "several processes must know"
 
 
 def test_perceptual_and_adversarial_terms_add_to_it(judged: TowerTask) -> None:

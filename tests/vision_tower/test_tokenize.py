@@ -269,13 +269,10 @@ def test_too_many_bad_samples_stop_it(config: TokenizeConfig, tmp_path: Path) ->
     assert not (Path(config.directory) / "train").exists()
 
 
-def test_what_cannot_be_done_is_told_in_a_sentence(
-    config: TokenizeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_done_is_told_in_a_sentence(config: TokenizeConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no vision tower in .*; `make train-tower` trains one"):
         tokenize(dataclasses.replace(config, tower_directory=str(tmp_path / "nowhere")))
     with pytest.raises(UserError, match="data set not prepared: .*nowhere"):
         tokenize(dataclasses.replace(config, data=str(tmp_path / "nowhere")))
-    monkeypatch.setattr(module, "LARGEST_CODEBOOK", 31)
-    with pytest.raises(UserError, match="codes of 32 entries do not fit"):
-        tokenize(config)
+    with pytest.raises(UserError, match="threads is 0; at least 1"):
+        tokenize(dataclasses.replace(config, threads=0))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 from tiny_tower import DECODER, IMAGE_SIZE, adversarial_weights, stand_in_config
 from torch import Tensor
@@ -228,7 +229,7 @@ def test_what_is_missing_or_does_not_fit_is_told_in_a_sentence(
     with pytest.raises(UserError, match="no CLIP in .*nowhere"):
         train_tower(dataclasses.replace(config, tower=dataclasses.replace(config.tower, clip=nowhere)))
     no_lpips = PerceptualConfig(kind="lpips", weights="nowhere.pth")
-    with pytest.raises(UserError, match="nowhere.pth cannot be read as torchvision's weights of vgg"):
+    with pytest.raises(UserError, match="loss.perceptual.weights=nowhere.pth: there is no such file"):
         train_tower(dataclasses.replace(config, loss=TowerLossConfig(perceptual=no_lpips)))
     assert not Path(config.directory, "config.yaml").exists(), "the directory is free"
     with pytest.raises(UserError, match="data set not prepared: "):
@@ -285,6 +286,20 @@ def test_a_run_goes_on_from_its_own_clip_only(config: TrainTowerConfig, tmp_path
     save_file({**state, "logit_scale": state["logit_scale"] + 1}, weights, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r'another configuration \(clip_fingerprint "\w+" -> "\w+"\)'):
         train_tower(config)
+
+
+def test_lpips_weights_may_move_but_not_change(config: TrainTowerConfig, tmp_path: Path) -> None:
+    def with_trunk(name: str, scale: float) -> TrainTowerConfig:
+        state = torchvision.models.alexnet(weights=None).features.state_dict()
+        torch.save({f"features.{key}": scale * torch.ones_like(value) for key, value in state.items()}, tmp_path / name)
+        perceptual = PerceptualConfig(kind="lpips", network="alex", weights=str(tmp_path / name))
+        return dataclasses.replace(config, loss=TowerLossConfig(perceptual=perceptual))
+
+    config.training = training_config(steps=1)
+    train_tower(with_trunk("here.pth", 0.01))
+    assert train_tower(with_trunk("there.pth", 0.01)).already_finished
+    with pytest.raises(UserError, match=r'another configuration \(lpips_fingerprint "\w+" -> "\w+"\)'):
+        train_tower(with_trunk("there.pth", 0.02))
 
 
 def test_the_contrastive_loss_can_go_on_where_the_clips_stopped(

@@ -117,13 +117,12 @@ class TowerObjective(nn.Module):
         pixels = {"l1": difference.abs().mean(), "l2": difference.square().mean()}
         if self.perceptual is not None:
             pixels["perceptual"] = self.perceptual(output.reconstruction, images)
-        ids = torch.cat([batch.caption_ids, batch.negative_ids])
-        own, others = self.text_encoder(ids).tensor_split([len(images)])
-        codes = {
-            "contrastive": self.contrastive(output.embedding, own, others, ids),
-            "commitment": output.commitment,
-            "codebook": output.codebook,
-        }
+        codes = {}
+        if self.weights.contrastive:
+            ids = torch.cat([batch.caption_ids, batch.negative_ids])
+            own, others = self.text_encoder(ids).tensor_split([len(images)])
+            codes["contrastive"] = self.contrastive(output.embedding, own, others, ids)
+        codes |= {"commitment": output.commitment, "codebook": output.codebook}
         reconstruction = self.weights.weighted(pixels)
         total = reconstruction + self.weights.weighted(codes)
         log = {f"loss/{name}": term.detach() for name, term in {**pixels, **codes}.items()}
@@ -165,6 +164,8 @@ class TowerTask(Task):
         self.network: TowerObjective = TowerObjective(tower, text_encoder, contrastive, weights, perceptual)
         self.test_images = test_images
         self.evaluation_batch = evaluation_batch
+        # Without the contrastive loss nothing comes back to the last layer and the pooling.
+        self.may_skip_parameters = not weights.contrastive
 
     def parameter_groups(self) -> list[ParameterGroup]:
         network = self.network

@@ -38,10 +38,6 @@ from vilau_common.training.progress import TrainingProgress
 from vilau_vision_tower.tokenizer import ImageTokenizer
 from vilau_vision_tower.tower import VisionTower, load_tower
 
-# Codes are stored as 16-bit numbers.
-LARGEST_CODEBOOK = 2**16
-
-
 @dataclass(kw_only=True)
 class TokenizeConfig:
     """tower_directory: the tower's run; data: the prepared data set; directory: where the code shards go.
@@ -154,10 +150,6 @@ def tokenize(config: TokenizeConfig) -> None:
             continue
         tower = tower or load_tower(config.tower_directory).to(device)
         info |= CodesOrigin.of(tower, fingerprint).to_info()
-        if tower.codebook_size > LARGEST_CODEBOOK:
-            raise UserError(
-                f"{config.tower_directory}: codes of {tower.codebook_size} entries do not fit into 16 bits"
-            )
         _tokenize_split(tower, config, Path(config.data) / split, target, info, source.samples)
 
 
@@ -180,7 +172,7 @@ def _tokenize_split(
             for batch in _batches(source, config, tower.image_size, bad):
                 versions = np.stack([versions for _, versions, _ in batch], axis=1)
                 codes = torch.stack([tower.encode(to_tensor(v).to(tower.device)) for v in versions], dim=1)
-                stacks = codes.cpu().numpy().astype(np.uint16)
+                stacks = codes.cpu().numpy().astype(np.uint16)  # which holds K up to MAX_CODEBOOK_SIZE
                 for (key, _, record), stack in zip(batch, stacks, strict=True):
                     # Other people's keys may hold anything, and repeat.
                     name = f"{writer.samples:09d}" if linked else key

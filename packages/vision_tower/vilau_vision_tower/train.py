@@ -15,7 +15,7 @@ from vilau_vision_tower.clip.config import ClipConfig, OpenClipConfig, SiglipCli
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.data import CaptionDataConfig, caption_loader, read_images
 from vilau_vision_tower.decoder import ConvDecoderConfig, DecoderConfig, TransformerDecoderConfig
-from vilau_vision_tower.losses import ContrastiveConfig, TowerLossConfig, build_perceptual
+from vilau_vision_tower.losses import ContrastiveConfig, LpipsDistance, TowerLossConfig, build_perceptual
 from vilau_vision_tower.quantizer import QUANTIZER_CONFIGS, AnyQuantizerConfig
 from vilau_vision_tower.task import DISCRIMINATOR, TowerTask
 from vilau_vision_tower.tower import VisionTower
@@ -93,10 +93,20 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
         perceptual,
         evaluation_batch=config.data.loader.batch_size,
     )
+    # Files by what they hold: they may move between the starts of a run, and must not change.
+    fingerprints = {"clip_fingerprint": clip.fingerprint}
+    if isinstance(perceptual, LpipsDistance):
+        fingerprints["lpips_fingerprint"] = perceptual.fingerprint
     # Last, so that a configuration that is refused does not take the directory.
     run.claim(
-        {**config_to_dict(config), "clip_fingerprint": clip.fingerprint},
-        ignore=["directory", "tower.clip.pretrained", "tower.gradient_checkpointing", *operational_keys()],
+        {**config_to_dict(config), **fingerprints},
+        ignore=[
+            "directory",
+            "tower.clip.pretrained",
+            "tower.gradient_checkpointing",
+            "loss.perceptual.weights",
+            *operational_keys(),
+        ],
     )
     return train(task, loader, config.training, run, stage="tower", seed=config.seed)
 

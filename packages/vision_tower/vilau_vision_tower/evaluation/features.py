@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel
 
 from vilau_common.errors import UserError
 from vilau_vision_tower.evaluation.metric import NotComputed
-from vilau_vision_tower.evaluation.weights import read_weights, weights_file
+from vilau_vision_tower.weights import read_weights, weights_file
 
 INCEPTION, CLIP = "inception", "clip"
 INCEPTION_SETTING = "inception_weights"
@@ -93,7 +93,7 @@ def build_features(
 ) -> FeatureNetwork:
     """inception; clip (the CLIP that the tower began as, where its run's config.yaml says); or a directory.
 
-    NotComputed: the weights cannot be had. UserError: what was named is not there.
+    NotComputed, WeightsMissing: the weights cannot be had. UserError: what was named is not there.
     """
     if features == INCEPTION:
         return InceptionFeatures(inception_weights, device)

@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from vilau_common.data.ahead import done_ahead
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import IMAGE_FIELDS, JSON_FIELD, image_field, json_field
@@ -30,7 +27,7 @@ from vilau_common.data.worlds.base import World
 from vilau_common.data.worlds.registry import WORLD_CONFIGS, world_of
 from vilau_common.data.worlds.scene import Scene
 from vilau_common.errors import UserError
-from vilau_common.images import Picture
+from vilau_common.pictures import Picture, centre_square
 
 TEST = "test"
 TEXT_FIELD, LABEL_FIELD = "txt", "cls"
@@ -147,7 +144,7 @@ def _decoded(stored: StoredPicture, size: int, world: World | None) -> Evaluated
             label = world.kind_of(scene)
         return EvaluatedPicture(
             name=stored.name,
-            image=_centre_square(image_field(fields), size),
+            image=centre_square(image_field(fields), size),
             captions=stored.captions or _captions(fields, record),
             label=label,
             scene=scene,
@@ -172,17 +169,6 @@ def _label(fields: Fields) -> int | None:
         return int(fields[LABEL_FIELD])
     except ValueError:
         raise BadSample(f"field '{LABEL_FIELD}' is {fields[LABEL_FIELD]!r}, not a number") from None
-
-
-def _centre_square(image: Picture, size: int) -> Picture:
-    """uint8 [H, W, 3] -> uint8 [size, size, 3]: the largest square in the middle, resized by antialiased bicubic."""
-    height, width = image.shape[:2]
-    if height == width == size:
-        return image
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = Image.fromarray(image[top : top + side, left : left + side])
-    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _prepared(path: Path) -> Iterator[StoredPicture]:

@@ -38,6 +38,7 @@ from vilau_vision_tower.evaluation.world import NearMisses, ReadBack
 from vilau_vision_tower.evaluation.zero_shot import ZeroShot, read_classes, read_templates
 from vilau_vision_tower.task import TEXT_ENCODER
 from vilau_vision_tower.tower import VisionTower, load_tower
+from vilau_vision_tower.weights import WeightsMissing
 
 PREFIX = "tower/"  # of the numbers, as in the results.json of a whole line
 
@@ -109,7 +110,7 @@ def build_metrics(
     def want(names: tuple[str, ...], build: Callable[[], Metric]) -> None:
         try:
             metrics[names] = build()
-        except NotComputed as error:
+        except (NotComputed, WeightsMissing) as error:
             lacking.update(dict.fromkeys(names, str(error)))
 
     if config.lpips is not None:

@@ -9,29 +9,27 @@ published w; `clip` takes the image encoder that the tower starts from, w = 1, a
 from __future__ import annotations
 
 import copy
-import pickle
-import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vilau_common.errors import UserError
+from vilau_common.fingerprint import weights_fingerprint
 from vilau_vision_tower.clip.image import ImageEncoder
+from vilau_vision_tower.lpips_network import TRUNK_FILES, load_lpips, trunk_file
+from vilau_vision_tower.weights import WeightsMissing
 
 KINDS = ("none", "lpips", "clip")
-# Trunks of LPIPS and the files that torchvision keeps their ImageNet weights in.
-TRUNK_FILES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
-TRUNK_ADDRESS = "https://download.pytorch.org/models"
+SETTING = "loss.perceptual.weights"
 # Where nothing else is said, CLIP's features are taken after these shares of its layers.
 LAYER_SHARES = (0.25, 0.5, 0.75)
 
 
 @dataclass(kw_only=True)
 class PerceptualConfig:
-    """kind: none, lpips or clip. weight: of the term.
+    """kind: none, lpips or clip. weight: of the term; 0 is as kind none.
 
     lpips: network is vgg (RQ-VAE's) or alex; weights is a local file with torchvision's weights of that network, null
     takes torchvision's own copy, which it downloads once.
@@ -55,10 +53,12 @@ class PerceptualConfig:
 
 
 def build_perceptual(config: PerceptualConfig, clip: ImageEncoder) -> LpipsDistance | ClipDistance | None:
-    """The distance that `config` describes, frozen; None for kind=none. `clip` is copied: it may go on to train.
+    """The distance that `config` describes, frozen; None where there is none. `clip` is copied: it may go on to train.
 
     Raises UserError where weights are missing.
     """
+    if not config.weight:
+        return None
     if config.kind == "lpips":
         return LpipsDistance(config.network, config.weights)
     if config.kind == "clip":
@@ -67,11 +67,16 @@ def build_perceptual(config: PerceptualConfig, clip: ImageEncoder) -> LpipsDista
 
 
 class LpipsDistance(nn.Module):
-    """LPIPS of the package `lpips` (version 0.1), frozen."""
+    """LPIPS, frozen. weights: a file with those of `network`; None: torchvision's own copy."""
 
     def __init__(self, network: str = "vgg", weights: str | None = None) -> None:
         super().__init__()
-        self.network = _load_lpips(network, weights).requires_grad_(False).eval()
+        try:
+            file = trunk_file(network, weights, SETTING)
+        except WeightsMissing as error:
+            raise WeightsMissing(f"{error}, or take loss.perceptual.kind=clip, which needs none") from None
+        self.fingerprint = weights_fingerprint(file)
+        self.network = load_lpips(network, file, SETTING)
 
     def forward(self, reconstructions: Tensor, images: Tensor) -> Tensor:
         """Both float [B, 3, H, W] in [-1, 1] -> mean distance, a scalar."""
@@ -110,60 +115,3 @@ class ClipDistance(nn.Module):
                 patches = tokens[:, self.encoder.prefix_tokens :]
                 features.append(F.normalize(self.encoder.norms[number - 1](patches), dim=-1))
         return features
-
-
-def _load_lpips(network: str, weights: str | None) -> nn.Module:
-    """LPIPS with the trunk's weights from a file and the package's own linear layers."""
-    import lpips  # here, because it brings scipy with it
-
-    # On the meta device: nothing is drawn only to be replaced, and the run's random numbers stay as they are.
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision in an outdated way
-        model: nn.Module = lpips.LPIPS(net=network, pnet_rand=True, pretrained=False, verbose=False)
-    linear = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{network}.pth"
-    trunk, file = _trunk_weights(network, weights), weights or TRUNK_FILES[network]
-    # LPIPS cuts the trunk into slices, which keep torchvision's numbers: net.slice2.3.weight is features.3.weight.
-    names = {
-        name: "features." + name.split(".", 2)[2] for name in model.state_dict() if name.startswith("net.")
-    }
-    if missing := [original for original in names.values() if original not in trunk]:
-        raise UserError(
-            f"loss.perceptual.weights: {file} has no {missing[0]}; expected torchvision's weights of the network "
-            f"{network} ({TRUNK_FILES[network]})"
-        )
-    state = {name: trunk[original] for name, original in names.items()}
-    try:
-        model.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:
-        raise UserError(
-            f"loss.perceptual.weights: {file} is of another network than {network}: {error}"
-        ) from None
-    lins = torch.load(linear, map_location="cpu", weights_only=True)
-    model.load_state_dict(lins, strict=False, assign=True)
-    assert not any(weight.is_meta for weight in (*model.parameters(), *model.buffers()))
-    return model
-
-
-def _trunk_weights(network: str, file: str | None) -> dict[str, Tensor]:
-    """torchvision's weights of an LPIPS trunk: from `file`, or from torchvision's cache, which downloads them once."""
-    if file is not None:
-        try:
-            trunk: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"loss.perceptual.weights: {file} cannot be read as torchvision's weights of {network} "
-                f"({TRUNK_FILES[network]}): {str(error).splitlines()[0]}"
-            ) from None
-        return trunk
-    name = TRUNK_FILES[network]
-    try:
-        return torch.hub.load_state_dict_from_url(
-            f"{TRUNK_ADDRESS}/{name}", map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except OSError as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"loss.perceptual.kind=lpips needs {TRUNK_ADDRESS}/{name}, which could not be downloaded ({error}): bring "
-            f"the file to {cache} or name it with loss.perceptual.weights=FILE, or take loss.perceptual.kind=clip, "
-            "which needs none"
-        ) from None
