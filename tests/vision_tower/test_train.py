@@ -36,7 +36,7 @@ from vilau_vision_tower.losses import (
     psnr,
 )
 from vilau_vision_tower.quantizer import QuantizerConfig
-from vilau_vision_tower.quantizer.library import LfqConfig
+from vilau_vision_tower.quantizer.library import FsqConfig, LfqConfig
 from vilau_vision_tower.task import TEXT_ENCODER, TowerTask
 from vilau_vision_tower.tower import load_tower
 from vilau_vision_tower.train import SCHEMA_GROUPS, TowerConfig, TrainTowerConfig, train_tower
@@ -52,7 +52,7 @@ def data_config(scenes: Path, **changes: Any) -> CaptionDataConfig:
 
 
 def training_config(**changes: Any) -> TrainingConfig:
-    settings = {"steps": STEPS, "log_every": 1, "checkpoint_every": 2, "ema_decay": 0.5}
+    settings = {"steps": STEPS, "log_every": 1, "checkpoint_every": 2}
     return TrainingConfig(**{**settings, "optimizer": OptimizerConfig(learning_rate=3e-3), **changes})
 
 
@@ -119,9 +119,7 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")
     images = to_tensor(read_images(Path(config.data.directory) / "test", size=config.data.image_size))
     measured = psnr(images, tower.decode(tower.encode(images))).mean().item()
-    assert result.metrics["psnr"] == pytest.approx(measured, rel=1e-4), (
-        "of the averaged weights, on the test split"
-    )
+    assert result.metrics["psnr"] == pytest.approx(measured, rel=1e-4), "on the test split"
     assert (tower.depth, tower.codebook_size, tower.image_size) == (2, 16, IMAGE_SIZE)
     assert tower.quantizer.started
     change = (
@@ -257,6 +255,27 @@ def test_the_discriminators_optimiser_is_named_and_named_right(
     train_tower(config)
     # Its settings may stay where it is switched off for a comparison.
     train_tower(dataclasses.replace(config, directory=config.directory + "_off", loss=TowerLossConfig()))
+
+
+def test_weights_are_averaged_only_with_codebooks_that_are_averaged_too(
+    config: TrainTowerConfig, tmp_path: Path
+) -> None:
+    config.training = training_config(ema_decay=0.5)
+    learned = QuantizerConfig(codebook_size=16, depth=2, codebook_update="gradient")
+    for quantizer in (config.tower.quantizer, learned):
+        tower = dataclasses.replace(config.tower, quantizer=quantizer)
+        with pytest.raises(UserError, match="training.ema_decay averages weights .* codebooks follow the present"):
+            train_tower(dataclasses.replace(config, tower=tower))
+    assert not Path(config.directory).exists()
+    still = dataclasses.replace(learned, restart_below=0.0)
+    for name, quantizer in (("learned", still), ("fsq", FsqConfig(levels=[4, 4], depth=2))):
+        tower = dataclasses.replace(config.tower, quantizer=quantizer)
+        run = str(tmp_path / name)
+        result = train_tower(dataclasses.replace(config, tower=tower, directory=run))
+        images = to_tensor(read_images(Path(config.data.directory) / "test", size=IMAGE_SIZE))
+        saved = load_tower(run)
+        measured = psnr(images, saved.decode(saved.encode(images))).mean().item()
+        assert result.metrics["psnr"] == pytest.approx(measured, rel=1e-4), "of the averaged weights"
 
 
 def test_a_quantiser_that_trains_alone_is_refused_before_the_directory_is_taken(

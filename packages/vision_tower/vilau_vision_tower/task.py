@@ -117,7 +117,7 @@ class TowerObjective(nn.Module):
         pixels = {"l1": difference.abs().mean(), "l2": difference.square().mean()}
         if self.perceptual is not None:
             pixels["perceptual"] = self.perceptual(output.reconstruction, images)
-        codes = {}
+        codes: dict[str, Tensor] = {}
         if self.weights.contrastive:
             ids = torch.cat([batch.caption_ids, batch.negative_ids])
             own, others = self.text_encoder(ids).tensor_split([len(images)])

@@ -63,6 +63,13 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
     """
     _check_optimizers(config)
     config.tower.quantizer.check_training(distributed.world_size())
+    if config.training.ema_decay is not None and config.tower.quantizer.follows_features():
+        raise UserError(
+            "training.ema_decay averages weights over steps, but these codebooks follow the present encoder's features "
+            "step by step: an averaged encoder would read codes that were made for another one; set "
+            "training.ema_decay=null, or tower.quantizer.codebook_update=gradient with restart_below=0, whose codebooks "
+            "are averaged with the rest"
+        )
     run = RunDirectory(config.directory)
     clip = load_pretrained(config.tower.clip, config.data.image_size)
     loader = caption_loader(config.data, clip.text.tokenizer, clip.text.length, config.seed, run.path)

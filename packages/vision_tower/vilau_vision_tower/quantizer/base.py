@@ -33,6 +33,10 @@ class AnyQuantizerConfig:
         if not 1 <= self.depth <= MAX_DEPTH:
             raise UserError(f"quantizer.depth is {self.depth}, but each position has 1 to {MAX_DEPTH} codes")
 
+    def follows_features(self) -> bool:
+        """Whether the codebooks follow the features by themselves, so that only the present encoder's belong to them."""
+        return False
+
     def check_training(self, processes: int) -> None:
         """Raises UserError where this kind cannot be trained in so many processes."""
 

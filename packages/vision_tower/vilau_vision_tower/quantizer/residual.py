@@ -64,6 +64,9 @@ class QuantizerConfig(AnyQuantizerConfig):
     restart_below: float = 0.03
     kmeans_iterations: int = 0
 
+    def follows_features(self) -> bool:
+        return self.codebook_update == "ema" or self.restart_below > 0
+
     def validate(self) -> None:
         super().validate()
         check_codebook_size(self.codebook_size, "codebook_size")
