@@ -11,9 +11,11 @@ from torch import nn
 from toy_compare import assert_same, lines_of
 from toy_training import WIDTH, GanTask, ToyLoader, ToyTask, plain_config, run_toy, toy_config
 
+from vilau_common import distributed
 from vilau_common.errors import UserError
 from vilau_common.training import OptimizerConfig, ParameterGroup, ScheduleConfig, StepOutput, Task
 from vilau_common.training.ema import WeightAverage
+from vilau_common.training.state import TrainingState
 
 
 def weights_after(
@@ -101,6 +103,24 @@ def test_an_optimiser_waits_for_its_loss(tmp_path: Path) -> None:
     task = GanTask(begin=8)
     weights_after(tmp_path / "after", task, steps=9)
     assert not torch.equal(task.network.discriminator.weight, before)
+
+
+def test_a_loss_that_is_absent_keeps_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes give its parameters a gradient of zero: before the others, since the last one frees the graph."""
+    task = GanTask(begin=1)
+    state = TrainingState(task, ToyLoader(), plain_config(), seed=0)
+    kept: list[tuple[bool, bool]] = []
+    backward = state._accelerator.backward
+
+    def recorded(loss: torch.Tensor, **options: Any) -> None:
+        kept.append((loss.item() == 0, options["retain_graph"]))
+        backward(loss, **options)
+
+    monkeypatch.setattr(state._accelerator, "backward", recorded)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    state.advance()
+    state.close()
+    assert kept == [(True, True), (False, False)]
 
 
 def test_gradients_are_clipped_and_their_norm_before_it_is_logged(tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ class TrainingState:
             raise ValueError(f"no parameter group names the optimiser of the loss {unknown.pop()!r}")
         if last and distributed.world_size() > 1:
             self._touch_all(losses)
+            # Losses of nothing first: whatever goes backward before the last one keeps its activations till the end.
+            losses = dict(sorted(losses.items(), key=lambda item: item[0] in output.losses))
         several = len(self._optimizers) > 1
         for index, (name, loss) in enumerate(losses.items()):
             # Losses may share parts of the graph: keep it until the last one has gone through.
