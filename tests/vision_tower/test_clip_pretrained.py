@@ -18,11 +18,12 @@ from tiny_clips import (
     save_clip,
     save_open_clip,
     save_siglip,
+    siglip2_tokenizer,
 )
 from transformers import PreTrainedTokenizerFast
 
 from vilau_common.errors import UserError
-from vilau_vision_tower.clip import load_pretrained
+from vilau_vision_tower.clip import TextEncoder, caption_ids, load_pretrained
 from vilau_vision_tower.clip.config import OpenClipConfig, SiglipClipConfig
 
 
@@ -158,9 +159,39 @@ def test_a_files_pixel_statistics_are_told_beside_it_or_shared_by_all_tags(
     assert of_open_clip("tiny-ViT", weights).image_mean == [0.4] * 3
 
 
-def test_clips_tokenizer_ends_a_caption_once(tmp_path: Path) -> None:
-    from vilau_vision_tower.clip import caption_ids
+@pytest.mark.parametrize("name", ["Siglip2Tokenizer", "GemmaTokenizerFast"])
+def test_siglip_2_reads_captions_in_lower_case_as_it_was_trained(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str
+) -> None:
+    """Also where its published tokenizer.json, Gemma's, leaves that to the caller; and once saved with a tower."""
+    oracle = siglip2_tokenizer()
+    directory = save_siglip(tmp_path / "clip", tokenizer).directory
+    oracle.save_pretrained(directory)
+    saved, settings = (json.loads((directory / f"tokenizer{part}.json").read_text()) for part in ("", "_config"))
+    saved["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    (directory / "tokenizer.json").write_text(json.dumps(saved))
+    (directory / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": name}))
+    mixed, lower = "A Red Circle", "a red circle"
+    expected = oracle(mixed)["input_ids"]
+    assert oracle(lower)["input_ids"] == expected
+    plain = PreTrainedTokenizerFast.from_pretrained(directory)
+    assert plain(mixed)["input_ids"] != expected, "the file alone does not"
+    text = siglip(directory).text
+    text.save_pretrained(tmp_path / "tower")
+    for encoder in (text, TextEncoder.from_pretrained(tmp_path / "tower")):
+        ids = caption_ids(encoder.tokenizer, [mixed, lower], encoder.length)
+        assert torch.equal(ids[0], ids[1])
+        assert [token for token in ids[0].tolist() if token not in (0, 1)] == expected
 
+
+def test_other_tokenizers_are_left_as_they_are(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    save_siglip(tmp_path, tokenizer)
+    ids = caption_ids(siglip(tmp_path).text.tokenizer, ["A Red Circle", "a red circle"], 24)
+    assert torch.equal(ids, caption_ids(tokenizer, ["A Red Circle", "a red circle"], 24))
+    assert not torch.equal(ids[0], ids[1])
+
+
+def test_clips_tokenizer_ends_a_caption_once(tmp_path: Path) -> None:
     tokenizer = clip_tokenizer()
     ids = caption_ids(tokenizer, ["a red circle"], 30)[0].tolist()
     words = tokenizer.encode("a red circle")

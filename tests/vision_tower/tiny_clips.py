@@ -16,7 +16,7 @@ from safetensors.torch import save_model
 from timm.models import VisionTransformer as TimmVisionTransformer
 from timm.models import register_model
 from tiny_tower import disturb, tiny_clip
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -28,6 +28,7 @@ from transformers import (
     CLIPTextConfig,
     CLIPVisionConfig,
     PreTrainedTokenizerFast,
+    Siglip2Tokenizer,
 )
 
 from vilau_common.run import isolated_random
@@ -129,6 +130,18 @@ def save_siglip(directory: Path, tokenizer: PreTrainedTokenizerFast) -> SavedCli
         grid=(4, 4),
         oracle=lambda size: transformers_oracle(directory, size, end),
     )
+
+
+def siglip2_tokenizer() -> Siglip2Tokenizer:
+    """SigLIP 2's tokenizer, with a small vocabulary; it brings text to lower case."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    texts = [*CAPTIONS, *(caption.title() for caption in CAPTIONS)]
+    tokenizer.train_from_iterator(texts, trainer)
+    trained = json.loads(tokenizer.to_str())["model"]
+    return Siglip2Tokenizer(vocab=trained["vocab"], merges=[tuple(merge) for merge in trained["merges"]])
 
 
 def save_clip(directory: Path) -> SavedClip:

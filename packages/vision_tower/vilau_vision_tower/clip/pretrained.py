@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from tokenizers import normalizers
 from torch import nn
 from transformers import (
     CLIPModel,
@@ -30,6 +31,7 @@ from vilau_vision_tower.clip.transformers_image import resized_positions
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+LOWER_CASE_TOKENIZERS = ("SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer", "GemmaTokenizerFast")
 FAMILIES = {"siglip": SiglipModel, "clip": CLIPModel}
 STAND_IN = "`make train-clip` trains the small stand-in"
 
@@ -130,7 +132,7 @@ def load_clip(directory: str | Path) -> tuple[SiglipModel | CLIPModel, PreTraine
     """A transformers CLIP and its tokenizer from a directory. Raises UserError where there is none, or a part."""
     path = Path(directory)
     family = FAMILIES[check_clip(path)]
-    tokenizer = load_text_tokenizer(path)
+    tokenizer = lower_cased(load_text_tokenizer(path), path)
     try:
         model, report = family.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -141,6 +143,21 @@ def load_clip(directory: str | Path) -> tuple[SiglipModel | CLIPModel, PreTraine
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"the weights in {path} lack {len(missing)} of the model's, among them {missing[0]}")
     return model, tokenizer
+
+
+def lower_cased(tokenizer: PreTrainedTokenizerFast, directory: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a SigLIP or SigLIP 2, which have read nothing but lower-case captions; any other as it is.
+
+    Their published tokenizer.json may leave that to the caller, as Gemma's does, which SigLIP 2 took over. Put into the
+    tokenizer itself, it is saved with the tower.
+    """
+    file = directory / "tokenizer_config.json"
+    name = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class")
+    if name in LOWER_CASE_TOKENIZERS:
+        backend = tokenizer.backend_tokenizer
+        own = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return tokenizer
 
 
 def split_clip(model: CLIPModel) -> tuple[CLIPVisionModelWithProjection, CLIPTextModelWithProjection]:
