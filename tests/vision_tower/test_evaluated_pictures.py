@@ -152,6 +152,16 @@ def test_damaged_pictures_are_skipped_up_to_a_share(tmp_path: Path) -> None:
         read(tmp_path, max_bad_share=0.05)
 
 
+def test_of_shards_no_more_are_counted_than_will_be_read(tmp_path: Path) -> None:
+    samples = {f"{number}": {"png": picture_file(number)} for number in range(4)}
+    write_tar(tmp_path / "0.tar", samples)
+    (tmp_path / "1.tar").write_bytes(b"no tar")
+    assert open_pictures(tmp_path, 3).total == 4
+    assert len(list(Decoding(open_pictures(tmp_path, 4), SIDE, limit=4, threads=1, max_bad_share=0))) == 4
+    with pytest.raises(UserError, match=r"shard .*1\.tar cannot be read"):
+        open_pictures(tmp_path, 5)
+
+
 def test_a_label_that_is_no_number_makes_a_bad_sample(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", {"a": {"png": picture_file(0), "cls": b"dog"}})
     with pytest.raises(UserError, match="field 'cls' is b'dog', not a number"):

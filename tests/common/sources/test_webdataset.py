@@ -98,6 +98,22 @@ def test_training_reads_the_tars_as_they_are(tars: Path, tmp_path: Path) -> None
     assert (train / "dataset.json").stat().st_mtime_ns == before
 
 
+def test_the_test_set_of_linked_tars_is_limited_by_number(tars: Path, tmp_path: Path) -> None:
+    """Half of hundreds of millions is no test set."""
+    for most, whole_tars in ((4, 1), (15, 2), (1000, 2)):
+        config = WebDatasetConfig(folder=str(tars), rewrite=False, test_share=0.5, test_pictures=most)
+        data = tmp_path / f"data_{most}"
+        found = run_prepare(config, data, vocabulary_size=None)
+        assert len(found["test"]) == min(most, PER_TAR * whole_tars)
+        assert len(list((data / "train").glob("*.tar"))) == TARS - whole_tars
+        trained = {record["url"] for record in found["train"]}
+        assert not trained & {record["record"]["url"] for record in found["test"]}
+    named = WebDatasetConfig(
+        folder=str(tars), test_folder=str(tars / "part"), rewrite=False, test_pictures=4
+    )
+    assert len(run_prepare(named, tmp_path / "named", vocabulary_size=None)["test"]) == PER_TAR
+
+
 def test_training_from_tars_with_endings_in_capitals(tmp_path: Path) -> None:
     samples = {
         f"{n}": {field.upper(): content for field, content in img2dataset_sample(n).items()} for n in range(4)
@@ -125,6 +141,8 @@ def test_mistakes_are_told_before_anything_is_read(tars: Path, tmp_path: Path) -
         assert not (tmp_path / "data" / "train").exists()
 
     told("source.folder is not set", folder=None)
+    with pytest.raises(UserError, match="source.test_pictures is 0; a test needs at least 1"):
+        WebDatasetConfig(folder=str(tars), test_pictures=0)
     told("there is no folder nowhere", folder="nowhere")
     (tmp_path / "empty").mkdir()
     told(r"no .tar files in .*empty.*source=image_folder", folder=str(tmp_path / "empty"))

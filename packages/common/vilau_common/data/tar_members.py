@@ -11,6 +11,7 @@ import io
 import mmap
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 BLOCK = 512
 _NAME = slice(0, 100)
@@ -57,6 +58,15 @@ def split_member_name(name: str) -> tuple[str, str]:
     folder, slash, file = name.rpartition("/")
     key, _, field = file.partition(".")
     return f"{folder}{slash}{key}", field.lower()
+
+
+def samples_in(tar: Path) -> int:
+    """How many samples a tar archive holds, from its headers alone. Raises ValueError where it is damaged."""
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            return len({split_member_name(member.name)[0] for member in archive if member.isfile()})
+    except tarfile.TarError as error:
+        raise ValueError(f"the tar archive is damaged: {error}") from error
 
 
 def _text(raw: bytes) -> str:

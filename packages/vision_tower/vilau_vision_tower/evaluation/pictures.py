@@ -22,7 +22,7 @@ from vilau_common.data.encoder import BadSample
 from vilau_common.data.fields import IMAGE_FIELDS, JSON_FIELD, image_field, json_field
 from vilau_common.data.shards import DATASET_FILE, dataset_info, read_shards
 from vilau_common.data.sources.image_folder import read_captions
-from vilau_common.data.tar_members import split_member_name
+from vilau_common.data.tar_members import samples_in, split_member_name
 from vilau_common.data.worlds.base import World
 from vilau_common.data.worlds.registry import WORLD_CONFIGS, world_of
 from vilau_common.data.worlds.scene import Scene
@@ -57,7 +57,7 @@ class StoredPicture:
 
 @dataclass
 class PictureSource:
-    """total: how many pictures there are. stored: starts a pass over them.
+    """total: how many pictures there are (or at least as many as will be read). stored: starts a pass over them.
 
     folders: class folders, sorted; of a built-in world its kinds of objects, of which pictures of one object are.
     """
@@ -68,8 +68,11 @@ class PictureSource:
     world: World | None = None
 
 
-def open_pictures(path: Path) -> PictureSource:
-    """What `path` holds. Raises UserError where there is nothing to evaluate on."""
+def open_pictures(path: Path, limit: int | None = None) -> PictureSource:
+    """What `path` holds. Raises UserError where there is nothing to evaluate on.
+
+    limit: so many pictures will be read at most; of shards no more are counted than hold them.
+    """
     if not path.is_dir():
         raise UserError(f"data={path}: there is no such directory; name a folder of pictures, or of shards")
     if (path / TEST / DATASET_FILE).is_file():
@@ -81,7 +84,7 @@ def open_pictures(path: Path) -> PictureSource:
         return PictureSource(info.samples, lambda: _prepared(path), kinds, world)
     if tars := sorted(path.rglob("*.tar")):
         return PictureSource(
-            sum(map(_count, tars)), lambda: itertools.chain.from_iterable(map(_tar, tars)), []
+            _count(tars, limit), lambda: itertools.chain.from_iterable(map(_tar, tars)), []
         )
     files = sorted(file for file in path.rglob("*") if _ending(file) in IMAGE_FIELDS)
     if not files:
@@ -198,13 +201,17 @@ def _tar(path: Path) -> Iterator[StoredPicture]:
         raise UserError(f"shard {path} cannot be read: {error}") from None
 
 
-def _count(path: Path) -> int:
-    """Samples in a shard, from its headers alone."""
-    try:
-        with tarfile.open(path) as archive:
-            return len({split_member_name(member.name)[0] for member in archive if member.isfile()})
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"shard {path} cannot be read: {error}") from None
+def _count(tars: list[Path], limit: int | None) -> int:
+    """Samples in shards; of as many of them as hold `limit`."""
+    total = 0
+    for tar in tars:
+        if limit is not None and total >= limit:
+            break
+        try:
+            total += samples_in(tar)
+        except (ValueError, OSError) as error:
+            raise UserError(f"shard {tar} cannot be read: {error}") from None
+    return total
 
 
 def _ending(path: Path) -> str:

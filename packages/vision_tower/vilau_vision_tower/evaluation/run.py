@@ -52,7 +52,7 @@ def evaluate_tower(config: EvaluateTowerConfig) -> dict[str, float]:
     Raises UserError for a tower, pictures, weights or lists that were named and are not there.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source = open_pictures(Path(config.data))
+    source = open_pictures(Path(config.data), config.pictures)
     tower = load_tower(config.tower_directory).to(device)
     metrics, lacking = build_metrics(config, tower, source, device)
     directory = Path(config.directory)

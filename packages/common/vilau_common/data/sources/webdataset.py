@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from vilau_common.data.sources.base import (
     listing_fingerprint,
     require_folder,
 )
-from vilau_common.data.tar_members import BLOCK, split_member_name, tar_members
+from vilau_common.data.tar_members import BLOCK, samples_in, split_member_name, tar_members
 from vilau_common.errors import UserError
 
 _END_MARK = bytes(2 * BLOCK)
@@ -40,13 +41,20 @@ class WebDatasetConfig(PicturesConfig):
 
     folder: where the tars are, subfolders included; test_folder: tars of test pictures, where they stand apart (then
     test_share is not used). caption_key: `txt` takes the text file, anything else that key of the JSON (a text or a
-    list of texts). rewrite: false trains from the tars as they are; then whole tars are set apart for the test.
+    list of texts). rewrite: false trains from the tars as they are; then whole tars are set apart for the test, test_share
+    of them, but no more than hold test_pictures, and so many pictures of theirs are written at most.
     """
 
     folder: str | None = None
     test_folder: str | None = None
     caption_key: str = TEXT_FIELD
     rewrite: bool = True
+    test_pictures: int = 50_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.test_pictures < 1:
+            raise UserError(f"source.test_pictures is {self.test_pictures}; a test needs at least 1")
 
 
 class WebDatasetSource(PictureSource):
@@ -67,7 +75,9 @@ class WebDatasetSource(PictureSource):
             self._test_folder = require_folder("source.test_folder", config.test_folder)
             self.test_tars = find_tars(self._test_folder)
         elif not config.rewrite:
-            self.tars, self.test_tars = _apart(self.folder, self.tars, config.test_share)
+            self.tars, self.test_tars = _apart(self.folder, self.tars, config)
+        # Of the tars in a folder that was named all pictures are wanted.
+        self._most = config.test_pictures if self._test_folder == self.folder and not config.rewrite else None
         for tar in (self.tars[0], *self.test_tars[:1]):
             _require_captions(tar, config.caption_key)
         if not config.rewrite:
@@ -80,12 +90,16 @@ class WebDatasetSource(PictureSource):
             "test_share": self.config.test_share,
             "tars": listing_fingerprint(self.folder, self.tars),
             "test_tars": listing_fingerprint(self._test_folder, self.test_tars),
+            **({} if self._most is None else {"test_pictures": self._most}),
         }
 
     def size(self) -> int:
         return len(self._read())
 
     def pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
+        return islice(self._pictures(), self._most)
+
+    def _pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
         for finished, (tar, split) in enumerate(self._read()):
             for key, fields in tar_samples(tar):
                 yield finished, self._picture(f"{tar.stem}/{key}", fields, split)
@@ -144,15 +158,26 @@ def tar_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield current, fields
 
 
-def _apart(folder: Path, tars: Sequence[Path], share: float) -> tuple[list[Path], list[Path]]:
+def _apart(
+    folder: Path, tars: Sequence[Path], config: WebDatasetConfig
+) -> tuple[list[Path], list[Path]]:
     """(training tars, test tars): of the test are those whose names have the lowest hashes, at least one."""
     if len(tars) < 2:
         raise UserError(
             f"{folder} has one tar alone, and with source.rewrite=false whole tars are set apart for the test: give "
             "source.test_folder, or source.rewrite=true"
         )
-    count = min(len(tars) - 1, max(1, round(share * len(tars))))
-    test = set(sorted(tars, key=lambda tar: key_hash(tar.relative_to(folder).as_posix()))[:count])
+    count = min(len(tars) - 1, max(1, round(config.test_share * len(tars))))
+    test: set[Path] = set()
+    held = 0
+    for tar in sorted(tars, key=lambda tar: key_hash(tar.relative_to(folder).as_posix()))[:count]:
+        if held >= config.test_pictures:
+            break
+        test.add(tar)
+        try:
+            held += samples_in(tar)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{tar} cannot be read: {error}") from None
     return [tar for tar in tars if tar not in test], sorted(test)
 
 
