@@ -18,10 +18,12 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from transformers import AutoConfig, AutoModel
 
 from vilau_common.errors import UserError
+from vilau_vision_tower.clip.config import OpenClipConfig
 from vilau_vision_tower.evaluation.metric import NotComputed
 from vilau_vision_tower.weights import read_weights, weights_file
 
 INCEPTION, CLIP = "inception", "clip"
+OPEN_CLIP_KIND = OpenClipConfig(model="", pretrained="").kind
 INCEPTION_SETTING = "inception_weights"
 INCEPTION_LAYER = "2048"  # after the average pooling, as in FID's paper
 PREPROCESSOR = "preprocessor_config.json"
@@ -110,7 +112,13 @@ def _model_directory(path: Path) -> Path:
 def _clip_of(tower: Path) -> Path:
     """The directory of the CLIP that a tower's run began with."""
     file = tower / "config.yaml"
-    path = OmegaConf.select(OmegaConf.load(file), "tower.clip.pretrained") if file.is_file() else None
+    clip = OmegaConf.select(OmegaConf.load(file), "tower.clip") if file.is_file() else None
+    path = None if clip is None else clip.get("pretrained")
+    if clip is not None and clip.get("kind") == OPEN_CLIP_KIND:
+        raise NotComputed(
+            f"features=clip: {tower} began with open_clip's {clip.get('model')}, and features are read with transformers "
+            "alone: name the directory of a transformers model, features=DIR"
+        )
     if path is None or not Path(path).is_dir():
         where = f"it began with {path}, which is not here" if path else "its run does not say which"
         raise NotComputed(

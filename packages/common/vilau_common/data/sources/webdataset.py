@@ -77,7 +77,7 @@ class WebDatasetSource(PictureSource):
         elif not config.rewrite:
             self.tars, self.test_tars = _apart(self.folder, self.tars, config)
         # Of the tars in a folder that was named all pictures are wanted.
-        self._most = config.test_pictures if self._test_folder == self.folder and not config.rewrite else None
+        self._most = None if config.rewrite or config.test_folder is not None else config.test_pictures
         for tar in (self.tars[0], *self.test_tars[:1]):
             _require_captions(tar, config.caption_key)
         if not config.rewrite:
