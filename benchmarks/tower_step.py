@@ -61,6 +61,7 @@ SETTLE = 8  # of them first, not counted: the loader's batches that were made wh
 STEP_BAR, LOADING_BAR = 1.25, 1.05
 FIRST_PARTS = ("encoder", "decoder", "discriminator", "quantizer")
 
+
 def encoder_size(width: int, mlp: int, layers: int) -> dict[str, int]:
     """A SigLIP transformer's sizes as transformers names them."""
     return {
