@@ -2,13 +2,13 @@
 
     make bench BENCH=tower_step                                     the demo's tower, discriminator on
     make bench BENCH=tower_step ARGS="data.loader.batch_size=256"   settings of train-tower; --rounds N
-    make bench BENCH=tower_step ARGS="--encoder siglip-large-16-256 experiment=vila_u_256/tower"   any tower, at its size
+    make bench BENCH=tower_step ARGS="--encoder siglip-large-16-256 experiment=vila_u_256/tower"   any tower
 
 Parts: encoder and decoder forward and backward, the frozen text encoder's and perceptual distance's passes, both
-sides of the discriminator, and the quantiser's distances as plain products. A step may cost 1.25 times their sum. Beside
-it stands the ratio to the four parts that the bar was first set for, without text encoder and perceptual distance.
-Loading (of the demo's pictures): a step on batches from the loader may take 1.05 times that on one fixed batch. With
---encoder weights and batches are random, and nothing is loaded. Closes with one line of JSON.
+sides of the discriminator, and the quantiser's distances as plain products. A step may cost 1.25 times their sum.
+Beside it stands the ratio to the four parts that the bar was first set for, without text encoder and perceptual
+distance. Loading (of the demo's pictures): a step on batches from the loader may take 1.05 times that on one fixed
+batch. With --encoder weights and batches are random, and nothing is loaded. Closes with one line of JSON.
 """
 
 from __future__ import annotations
@@ -269,7 +269,11 @@ def step_and_parts(
         f"{medians['step'] / (together + medians['optimizer']):.2f}"
     )
     print(f"step / sum of {', '.join(name for name in FIRST_PARTS if name in parts)} alone: {first:.2f}")
-    return {"step_over_parts": ratio, "step_over_first_parts": first, **{f"seconds/{name}": value for name, value in medians.items()}}
+    return {
+        "step_over_parts": ratio,
+        "step_over_first_parts": first,
+        **{f"seconds/{name}": value for name, value in medians.items()},
+    }
 
 
 def loading(state: TrainingState, loader: SwitchedLoader, rounds: int) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """Images a second, share of the device's peak and memory of a tower's training, by batch size and checkpointing.
 
-    make bench BENCH=tower_throughput                                             a toy on a CPU, to see that it runs
-    make bench BENCH=tower_throughput ARGS="--encoder siglip-large-16-256 --batch-sizes 16,32,64 experiment=vila_u_256/tower"
+    make bench BENCH=tower_throughput        a toy on a CPU, to see that it runs
+    make bench BENCH=tower_throughput \
+        ARGS="--encoder siglip-large-16-256 --batch-sizes 16,32,64 experiment=vila_u_256/tower"
 
-Weights and batches are random (`tower_step.build_synthetic`). A batch that does not fit is reported so. The floating-point
-operations are those of a step's forward and backward passes as torch counts them, without what checkpointing computes
-again; the peak is the device's for dense bfloat16 products, as its maker states it. Closes with one line of JSON.
+Weights and batches are random (`tower_step.build_synthetic`). A batch that does not fit is reported so. The operations
+are those of a step's forward and backward passes as torch counts them, without what checkpointing computes again;
+the peak is the device's for dense bfloat16 products, as its maker states it. Closes with one line of JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 WARM_UP = 3  # steps that are not counted
 GIB = 2**30
 TOY = (
-    SiglipVisionConfig(image_size=36, patch_size=12, **{**encoder_size(64, 128, 3), "num_attention_heads": 4}),
+    SiglipVisionConfig(
+        image_size=36, patch_size=12, **{**encoder_size(64, 128, 3), "num_attention_heads": 4}
+    ),
     SiglipTextConfig(vocab_size=500, **{**encoder_size(32, 64, 2), "num_attention_heads": 4}),
 )
 
@@ -60,7 +63,9 @@ def main() -> None:
                 ),
                 tower=dataclasses.replace(base.tower, gradient_checkpointing=checkpointing),
             )
-            lines.append({"batch": size, "checkpointing": checkpointing, **measured(config, sizes, arguments.rounds)})
+            lines.append(
+                {"batch": size, "checkpointing": checkpointing, **measured(config, sizes, arguments.rounds)}
+            )
             print(told(lines[-1]), flush=True)
     print(json.dumps({"device": device, "encoder": arguments.encoder, "measured": lines}))
 
@@ -76,9 +81,7 @@ def measured(
     try:
         with tempfile.TemporaryDirectory() as directory, torch_settings(config.training):
             loader, task = build_synthetic(config, *sizes, Path(directory))
-            state = TrainingState(
-                task, loader, dataclasses.replace(config.training, steps=10**9), seed=0
-            )
+            state = TrainingState(task, loader, dataclasses.replace(config.training, steps=10**9), seed=0)
             task.train_mode()
             state.step = config.loss.adversarial.start_step
             try:

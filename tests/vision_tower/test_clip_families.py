@@ -101,7 +101,9 @@ def test_text_embeddings_are_the_librarys(clip: PretrainedClip, tower: VisionTow
     assert not any(weight.requires_grad for weight in clip.text.parameters())
 
 
-def test_logit_scale_and_bias_are_the_ones_that_it_has_learned(clip: PretrainedClip, saved: SavedClip) -> None:
+def test_logit_scale_and_bias_are_the_ones_that_it_has_learned(
+    clip: PretrainedClip, saved: SavedClip
+) -> None:
     (weights,) = saved.directory.glob("*.safetensors")
     learned = load_file(weights)
     assert clip.logit_scale == pytest.approx(learned["logit_scale"].exp().item(), rel=1e-6)

@@ -167,7 +167,9 @@ def test_siglip_2_reads_captions_in_lower_case_as_it_was_trained(
     oracle = siglip2_tokenizer()
     directory = save_siglip(tmp_path / "clip", tokenizer).directory
     oracle.save_pretrained(directory)
-    saved, settings = (json.loads((directory / f"tokenizer{part}.json").read_text()) for part in ("", "_config"))
+    saved, settings = (
+        json.loads((directory / f"tokenizer{part}.json").read_text()) for part in ("", "_config")
+    )
     saved["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     (directory / "tokenizer.json").write_text(json.dumps(saved))
     (directory / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": name}))

@@ -174,7 +174,9 @@ def test_a_batch_that_is_too_small_for_the_codebook_is_told_once(caplog: pytest.
         quantizer(torch.randn(40, WIDTH))
     (record,) = caplog.records
     told = record.getMessage()
-    assert told.startswith("a step has 40 vectors for the 1,000 codes of a codebook: each code's moving average")
+    assert told.startswith(
+        "a step has 40 vectors for the 1,000 codes of a codebook: each code's moving average"
+    )
     assert "of about 4.0 vectors" in told
     caplog.clear()
     training_quantizer(codebook_size=8, depth=2, ema_decay=0.99)(torch.randn(40, WIDTH))

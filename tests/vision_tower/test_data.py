@@ -165,7 +165,9 @@ def test_negatives_that_a_data_set_does_not_have_are_refused_at_once(
             writer.write("1", stored(negatives=["not"]))
 
     write({})
-    with pytest.raises(UserError, match=r"data.hard_negatives is 2, but .*train have no negatives .*set data.hard_neg"):
+    with pytest.raises(
+        UserError, match=r"data.hard_negatives is 2, but .*train have no negatives .*set data.hard_neg"
+    ):
         caption_loader(config, tokenizer, LENGTH, seed=0, log_directory=tmp_path)
     # The samples of one's own may have some; of easy-VQA's, those few whose scene is not known have none.
     for record, info in (({"negatives": ["not"]}, {}), ({}, {"hard_negatives": 4})):

@@ -215,7 +215,9 @@ def test_clip_is_the_one_that_the_tower_began_with(clip_directory: Path, tmp_pat
     (tower / "config.yaml").write_text(
         f"tower: {{clip: {{kind: open_clip, model: ViT-B-16, pretrained: {clip_directory}}}}}"
     )
-    with pytest.raises(NotComputed, match="began with open_clip's ViT-B-16, and features .* name the directory of a tr"):
+    with pytest.raises(
+        NotComputed, match="began with open_clip's ViT-B-16, and features .* name the directory of a tr"
+    ):
         build_features("clip", None, tower, CPU)
     (tower / "config.yaml").write_text("tower: {clip: {pretrained: gone}}")
     with pytest.raises(NotComputed, match="it began with gone, which is not here"):

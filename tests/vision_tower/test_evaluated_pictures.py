@@ -62,7 +62,10 @@ def test_a_folder_with_classes_and_captions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("metadata.jsonl", '{"file_name": "1.png", "label": 3}\n'), ("metadata.csv", "file_name,label\n1.png,3\n")],
+    [
+        ("metadata.jsonl", '{"file_name": "1.png", "label": 3}\n'),
+        ("metadata.csv", "file_name,label\n1.png,3\n"),
+    ],
 )
 def test_a_caption_file_may_hold_labels_alone(tmp_path: Path, file: str, content: str) -> None:
     (tmp_path / "1.png").write_bytes(picture_file(1))

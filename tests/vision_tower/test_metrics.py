@@ -99,7 +99,8 @@ def test_lpips_is_its_equation_with_weights_from_a_file(alexnet: Path) -> None:
 def test_lpips_says_what_it_lacks(alexnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(
-        WeightsMissing, match=r"alexnet-owt-\w+\.pth is needed, but HF_HUB_OFFLINE is set: bring it to .*lpips_w"
+        WeightsMissing,
+        match=r"alexnet-owt-\w+\.pth is needed, but HF_HUB_OFFLINE is set: bring it to .*lpips_w",
     ):
         LpipsMetric("alex", None, CPU)
     with pytest.raises(UserError, match=r"lpips_weights=nowhere.pth: there is no such file"):
@@ -179,6 +180,8 @@ def test_of_several_processes_one_downloads(cache: Path, tmp_path: Path) -> None
 def test_another_file_under_the_same_address_is_told(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "net-0123abcd.pth"
     file.write_bytes(b"an error page")
-    with pytest.raises(WeightsMissing, match=r"gave is not that file \(invalid hash value .*: bring it to .* x=FILE"):
+    with pytest.raises(
+        WeightsMissing, match=r"gave is not that file \(invalid hash value .*: bring it to .* x=FILE"
+    ):
         weights_file(None, file.as_uri(), "x", "0123abcd")
     assert not list(cache.glob("net-*"))

@@ -93,7 +93,9 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failed_point_is_reported_and_does_not_stop_the_others(
     common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match=r"1 of 2 points in .* are not finished: K=1,D=2 failed .quantizer.codebook_"):
+    with pytest.raises(
+        UserError, match=r"1 of 2 points in .* are not finished: K=1,D=2 failed .quantizer.codebook_"
+    ):
         sweep([*common, *values(K="1,16", D="2")], CONF)  # a codebook needs two codes at least
     directory = tmp_path / "sweep"
     table = table_of(directory)
@@ -238,7 +240,9 @@ def test_kinds_of_quantisers_are_swept_beside_rq(common: list[str], tmp_path: Pa
     own = [override for override in common if "code_dim" not in override]
     sweep(["sweep=quantizers", *own, "tower.quantizer.depth=1"], CONF)
     table = table_of(tmp_path / "sweep")
-    assert {name: row["status"] for name, row in table.items()} == {f"{kind},D=1": "finished" for kind in kinds}
+    assert {name: row["status"] for name, row in table.items()} == {
+        f"{kind},D=1": "finished" for kind in kinds
+    }
     for kind, size in kinds.items():
         row = table[f"{kind},D=1"]
         assert float(row["codebook_size"]) == size

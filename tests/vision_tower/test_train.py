@@ -113,7 +113,9 @@ def test_a_tower_is_trained_from_a_clip(config: TrainTowerConfig, clip_run: Path
     assert {f"train/loss/{term}" for term in ("l1", "l2", "contrastive", "commitment", "codebook")} <= logged[
         0
     ].keys()
-    assert logged[0]["train/codebook_restarts"] == 0 and any(line["train/codebook_restarts"] for line in logged)
+    assert logged[0]["train/codebook_restarts"] == 0 and any(
+        line["train/codebook_restarts"] for line in logged
+    )
     assert result.metrics["psnr"] == [line for line in lines if "evaluate/psnr" in line][-1]["evaluate/psnr"]
 
     tower, (clip, tokenizer) = load_tower(config.directory), load_clip(clip_run / "model")
@@ -245,10 +247,14 @@ def test_the_discriminators_optimiser_is_named_and_named_right(
 ) -> None:
     monkeypatch.setattr(train_module, "train", lambda *args, **kwargs: None)
     config.loss = TowerLossConfig(**adversarial_weights())
-    with pytest.raises(UserError, match="but the discriminator has no optimiser: set .training.other_optimizers="):
+    with pytest.raises(
+        UserError, match="but the discriminator has no optimiser: set .training.other_optimizers="
+    ):
         train_tower(config)
     config.training.other_optimizers = {"discriminater": OptimizerConfig()}
-    with pytest.raises(UserError, match="other_optimizers.discriminater is of no optimiser .* are discriminator"):
+    with pytest.raises(
+        UserError, match="other_optimizers.discriminater is of no optimiser .* are discriminator"
+    ):
         train_tower(config)
     assert not Path(config.directory, "config.yaml").exists(), "the directory is free"
     config.training.other_optimizers = {"discriminator": OptimizerConfig()}
@@ -264,7 +270,9 @@ def test_weights_are_averaged_only_with_codebooks_that_are_averaged_too(
     learned = QuantizerConfig(codebook_size=16, depth=2, codebook_update="gradient")
     for quantizer in (config.tower.quantizer, learned):
         tower = dataclasses.replace(config.tower, quantizer=quantizer)
-        with pytest.raises(UserError, match="training.ema_decay averages weights .* codebooks follow the present"):
+        with pytest.raises(
+            UserError, match="training.ema_decay averages weights .* codebooks follow the present"
+        ):
             train_tower(dataclasses.replace(config, tower=tower))
     assert not Path(config.directory).exists()
     still = dataclasses.replace(learned, restart_below=0.0)
@@ -310,7 +318,10 @@ def test_a_run_goes_on_from_its_own_clip_only(config: TrainTowerConfig, tmp_path
 def test_lpips_weights_may_move_but_not_change(config: TrainTowerConfig, tmp_path: Path) -> None:
     def with_trunk(name: str, scale: float) -> TrainTowerConfig:
         state = torchvision.models.alexnet(weights=None).features.state_dict()
-        torch.save({f"features.{key}": scale * torch.ones_like(value) for key, value in state.items()}, tmp_path / name)
+        torch.save(
+            {f"features.{key}": scale * torch.ones_like(value) for key, value in state.items()},
+            tmp_path / name,
+        )
         perceptual = PerceptualConfig(kind="lpips", network="alex", weights=str(tmp_path / name))
         return dataclasses.replace(config, loss=TowerLossConfig(perceptual=perceptual))
 

@@ -24,7 +24,6 @@ from vilau_common.images import to_tensor
 from vilau_common.pictures import centre_square
 from vilau_vision_tower.clip import caption_ids
 
-
 NEGATIVES = "negatives"  # where a sample's JSON has captions that are almost, but not, true of it
 
 
@@ -94,9 +93,7 @@ class CaptionedImageEncoder(SampleEncoder[CaptionedSample, CaptionedSample, Capt
         caption = captions[rng.integers(len(captions))] if self.config.random_caption else captions[0]
         negatives: list[str] = []
         if self.config.hard_negatives:
-            negatives = list(
-                rng.choice(text_list(json_field(fields), NEGATIVES), self.config.hard_negatives)
-            )
+            negatives = list(rng.choice(text_list(json_field(fields), NEGATIVES), self.config.hard_negatives))
         return CaptionedSample(image, caption, negatives)
 
     def collate(self, rows: Sequence[CaptionedSample]) -> CaptionedBatch:

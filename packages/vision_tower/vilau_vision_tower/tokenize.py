@@ -1,7 +1,7 @@
 """`vilau tokenize`: a data set's pictures become codes once, instead of at each training step.
 
-Code shards hold `<key>.codes.npy` (uint16 [V, h, w, D], V variants of the picture) and the sample's JSON as it was; those
-of other people's tars, linked by `vilau prepare`, are numbered, and their JSON has the key.
+Code shards hold `<key>.codes.npy` (uint16 [V, h, w, D], V variants of the picture) and the sample's JSON as it was;
+samples of other people's tars, linked by `vilau prepare`, are numbered, and their JSON has the key.
 Their `dataset.json` names the tower that made them: the fingerprint of its weights, K, D and the grid.
 """
 
@@ -37,6 +37,7 @@ from vilau_common.pictures import Picture, centre_square
 from vilau_common.training.progress import TrainingProgress
 from vilau_vision_tower.tokenizer import ImageTokenizer
 from vilau_vision_tower.tower import VisionTower, load_tower
+
 
 @dataclass(kw_only=True)
 class TokenizeConfig:

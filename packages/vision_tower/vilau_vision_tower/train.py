@@ -67,8 +67,8 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
         raise UserError(
             "training.ema_decay averages weights over steps, but these codebooks follow the present encoder's features "
             "step by step: an averaged encoder would read codes that were made for another one; set "
-            "training.ema_decay=null, or tower.quantizer.codebook_update=gradient with restart_below=0, whose codebooks "
-            "are averaged with the rest"
+            "training.ema_decay=null, or tower.quantizer.codebook_update=gradient with restart_below=0, whose "
+            "codebooks are averaged with the rest"
         )
     run = RunDirectory(config.directory)
     clip = load_pretrained(config.tower.clip, config.data.image_size)

@@ -108,9 +108,7 @@ def test_the_test_set_of_linked_tars_is_limited_by_number(tars: Path, tmp_path: 
         assert len(list((data / "train").glob("*.tar"))) == TARS - whole_tars
         trained = {record["url"] for record in found["train"]}
         assert not trained & {record["record"]["url"] for record in found["test"]}
-    named = WebDatasetConfig(
-        folder=str(tars), test_folder=str(tars / "part"), rewrite=False, test_pictures=4
-    )
+    named = WebDatasetConfig(folder=str(tars), test_folder=str(tars / "part"), rewrite=False, test_pictures=4)
     assert len(run_prepare(named, tmp_path / "named", vocabulary_size=None)["test"]) == PER_TAR
 
 

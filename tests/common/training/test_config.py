@@ -52,7 +52,8 @@ def test_wrong_settings_are_named(make: Any, message: str) -> None:
 def test_settings_of_an_optimiser_that_there_is_not_are_refused() -> None:
     config = TrainingConfig(steps=1, other_optimizers={"discriminater": OptimizerConfig()})
     with pytest.raises(
-        UserError, match="other_optimizers.discriminater is of no optimiser of this training; the others are disc"
+        UserError,
+        match="other_optimizers.discriminater is of no optimiser of this training; the others are disc",
     ):
         config.check_optimizers(("discriminator",))
     with pytest.raises(UserError, match="it has no others"):

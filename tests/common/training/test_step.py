@@ -106,7 +106,7 @@ def test_an_optimiser_waits_for_its_loss(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_absent_keeps_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several processes give its parameters a gradient of zero: before the others, since the last one frees the graph."""
+    """Several processes give its parameters zero gradients: first, since the last loss frees the graph."""
     task = GanTask(begin=1)
     state = TrainingState(task, ToyLoader(), plain_config(), seed=0)
     kept: list[tuple[bool, bool]] = []

@@ -13,9 +13,7 @@ Result = TypeVar("Result")
 ITEMS_AHEAD = 8  # for each thread
 
 
-def done_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
-) -> Iterator[Result]:
+def done_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """function(item) for each item, in their order. `items` is read in the calling thread, a little ahead.
 
     An exception of `function` is raised where its result would come.

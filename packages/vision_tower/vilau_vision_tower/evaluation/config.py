@@ -15,8 +15,9 @@ class TowerMetricsConfig:
     read, above which the evaluation stops. seed: of what is drawn at random (KID's subsets).
 
     lpips: alex, vgg or null (not measured); lpips_weights: a local file with torchvision's weights of it.
-    features: the network of rFID and KID: inception; clip, the one that the tower began as (not open_clip's); the directory of a
-    transformers image model; or null (not measured). Numbers of any but Inception carry its name (rfid_clip).
+    features: the network of rFID and KID: inception; clip, the one that the tower began as (not open_clip's); the
+    directory of a transformers image model; or null (not measured). Numbers of any but Inception carry its name
+    (rfid_clip).
     inception_weights: a local copy of torch-fidelity's file. kid_pictures: kept for KID, and kid_subset_size:
     compared at a time, at most.
     classes: a class list for zero-shot accuracy: `imagenet`; `folders`, the class folders' names (of a built-in world:

@@ -3,8 +3,8 @@ al. 2018), from features of one network, by torch-fidelity's formulas.
 
 rFID is the Fréchet distance of two Gaussians, from running sums. KID, the unbiased squared MMD under a cubic kernel,
 compares pictures one by one, so it takes a random part of them (reservoir sampling) that fits in memory. `kid` is
-torch-fidelity's number, also torchmetrics', as papers print it. It takes the two sets for independent. But a picture and
-its own reconstruction are not, and where a subset holds both the estimate comes out too low, below zero where
+torch-fidelity's number, also torchmetrics', as papers print it. It takes the two sets for independent. But a picture
+and its own reconstruction are not, and where a subset holds both the estimate comes out too low, below zero where
 reconstructions are good: `kid_paired` leaves such pairs out (the U-statistic).
 """
 
@@ -33,7 +33,7 @@ LEAST_PICTURES = 2  # one has neither a covariance nor another to be compared wi
 
 
 class FeatureDistances(Metric):
-    """rfid, kid, kid_std and kid_paired, with the network's suffix; kid_subset_size: the pictures in a subset of KID."""
+    """rfid, kid, kid_std and kid_paired, with the network's suffix; kid_subset_size: pictures in a subset of KID."""
 
     def __init__(self, network: FeatureNetwork, kid_pictures: int, kid_subset_size: int, seed: int) -> None:
         """kid_pictures: at most so many are kept for KID. kid_subset_size: at most."""

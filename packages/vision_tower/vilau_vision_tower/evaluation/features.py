@@ -116,8 +116,8 @@ def _clip_of(tower: Path) -> Path:
     path = None if clip is None else clip.get("pretrained")
     if clip is not None and clip.get("kind") == OPEN_CLIP_KIND:
         raise NotComputed(
-            f"features=clip: {tower} began with open_clip's {clip.get('model')}, and features are read with transformers "
-            "alone: name the directory of a transformers model, features=DIR"
+            f"features=clip: {tower} began with open_clip's {clip.get('model')}, and features are read with "
+            "transformers alone: name the directory of a transformers model, features=DIR"
         )
     if path is None or not Path(path).is_dir():
         where = f"it began with {path}, which is not here" if path else "its run does not say which"

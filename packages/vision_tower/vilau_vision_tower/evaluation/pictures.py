@@ -83,9 +83,7 @@ def open_pictures(path: Path, limit: int | None = None) -> PictureSource:
         kinds = [] if world is None else world.kinds_of_objects()
         return PictureSource(info.samples, lambda: _prepared(path), kinds, world)
     if tars := sorted(path.rglob("*.tar")):
-        return PictureSource(
-            _count(tars, limit), lambda: itertools.chain.from_iterable(map(_tar, tars)), []
-        )
+        return PictureSource(_count(tars, limit), lambda: itertools.chain.from_iterable(map(_tar, tars)), [])
     files = sorted(file for file in path.rglob("*") if _ending(file) in IMAGE_FIELDS)
     if not files:
         raise UserError(

@@ -16,10 +16,9 @@ from vilau_vision_tower.losses.perceptual import PerceptualConfig
 class TowerLossConfig:
     """One weight a term: total = sum of weight * term.
 
-    l1, l2: pixel differences of images in [-1, 1]. contrastive: its kind is `contrastive.kind`; at 0 the text encoder does
-    not run. commitment: of the
-    encoder to the codes. codebook: trains the quantiser's codes by gradient (0 where there is nothing
-    to train so, as of EMA codebooks). perceptual and adversarial are sections with a `weight` each.
+    l1, l2: pixel differences of images in [-1, 1]. contrastive: its kind is `contrastive.kind`; at 0 the text encoder
+    does not run. commitment: of the encoder to the codes. codebook: trains the quantiser's codes by gradient (0 where
+    there is nothing to train so, as of EMA codebooks). perceptual and adversarial are sections with a `weight` each.
     """
 
     l1: float = 0.0

@@ -34,7 +34,7 @@ class AnyQuantizerConfig:
             raise UserError(f"quantizer.depth is {self.depth}, but each position has 1 to {MAX_DEPTH} codes")
 
     def follows_features(self) -> bool:
-        """Whether the codebooks follow the features by themselves, so that only the present encoder's belong to them."""
+        """Whether codebooks follow the features by themselves, so that they belong to the present encoder alone."""
         return False
 
     def check_training(self, processes: int) -> None:

@@ -80,8 +80,8 @@ class QuantizerConfig(AnyQuantizerConfig):
             raise UserError(f"quantizer.ema_decay is {self.ema_decay}, but a decay lies between 0 and 1")
         if not 0 <= self.restart_below < 1:
             raise UserError(
-                f"quantizer.restart_below is {self.restart_below}, but it is a share of a code's mean usage, at least 0 "
-                "and below 1: about half of the codes lie below the mean, and would restart at every step"
+                f"quantizer.restart_below is {self.restart_below}, but it is a share of a code's mean usage, at least "
+                "0 and below 1: about half of the codes lie below the mean, and would restart at every step"
             )
         if self.kmeans_iterations < 0:
             raise UserError(
@@ -224,7 +224,7 @@ class ResidualQuantizer(Quantizer):
         if remembered < FEW_VECTORS and distributed.is_main():
             log.warning(
                 "a step has %s vectors for the %s codes of a codebook: each code's moving average is of about %.1f "
-                "vectors; take a larger joint batch, a smaller quantizer.codebook_size or a quantizer.ema_decay nearer to 1",
+                "vectors; take a larger joint batch, fewer codes, or a quantizer.ema_decay nearer to 1",
                 f"{size:,}",
                 f"{config.codebook_size:,}",
                 remembered,

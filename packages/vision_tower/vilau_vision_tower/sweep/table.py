@@ -41,11 +41,14 @@ def read_records(directory: Path) -> dict[str, PointRecord]:
 
 
 def check_finished(directory: Path) -> None:
-    """Raises UserError unless every point of a sweep's directory is finished: who waits for a sweep must learn of it."""
+    """Raises UserError unless every point of a sweep's directory is finished."""
     records = read_records(directory)
     left = {name: record for name, record in sorted(records.items()) if record.status != FINISHED}
     if left:
-        told = [f"{name} {record.status}" + f" ({record.error})" * bool(record.error) for name, record in left.items()]
+        told = [
+            f"{name} {record.status}" + f" ({record.error})" * bool(record.error)
+            for name, record in left.items()
+        ]
         raise UserError(
             f"sweep: {len(left)} of {len(records)} points in {directory} are not finished: {'; '.join(told)}; the same "
             "command tries them again"

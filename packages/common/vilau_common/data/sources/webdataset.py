@@ -41,8 +41,8 @@ class WebDatasetConfig(PicturesConfig):
 
     folder: where the tars are, subfolders included; test_folder: tars of test pictures, where they stand apart (then
     test_share is not used). caption_key: `txt` takes the text file, anything else that key of the JSON (a text or a
-    list of texts). rewrite: false trains from the tars as they are; then whole tars are set apart for the test, test_share
-    of them, but no more than hold test_pictures, and so many pictures of theirs are written at most.
+    list of texts). rewrite: false trains from the tars as they are; then whole tars are set apart for the test,
+    test_share of them, but no more than hold test_pictures, and so many pictures of theirs are written at most.
     """
 
     folder: str | None = None
@@ -158,9 +158,7 @@ def tar_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield current, fields
 
 
-def _apart(
-    folder: Path, tars: Sequence[Path], config: WebDatasetConfig
-) -> tuple[list[Path], list[Path]]:
+def _apart(folder: Path, tars: Sequence[Path], config: WebDatasetConfig) -> tuple[list[Path], list[Path]]:
     """(training tars, test tars): of the test are those whose names have the lowest hashes, at least one."""
     if len(tars) < 2:
         raise UserError(
