@@ -56,14 +56,10 @@ def test_sizes_are_told_without_drawing(scenes_world: ScenesWorld, scenes_sample
     assert all(scenes_world.size_of(split) == len(samples) for split, samples in scenes_samples.items())
 
 
-def test_numbers_of_objects_are_equally_frequent_and_pairs_twice_in_training(scenes_samples: Samples) -> None:
-    for split, shares in (("train", (1 / 4, 1 / 2, 1 / 4)), ("test_held_out", (1 / 3, 1 / 3, 1 / 3))):
-        counts = Counter(len(sample.scene.objects) for sample in scenes_samples[split] if sample.scene)
-        assert set(counts) == {1, 2, 3}
-        # Three standard deviations.
-        for number, share in enumerate(shares, start=1):
-            spread = 3 * (share * (1 - share) / counts.total()) ** 0.5
-            assert abs(counts[number] / counts.total() - share) < spread
+def test_numbers_of_objects_are_equally_frequent(scenes_samples: Samples) -> None:
+    counts = Counter(len(sample.scene.objects) for sample in scenes_samples["train"] if sample.scene)
+    assert set(counts) == {1, 2, 3}
+    assert min(counts.values()) > 0.28 * counts.total()
 
 
 def test_samples_repeat_exactly_and_do_not_depend_on_the_count(scenes_samples: Samples) -> None:

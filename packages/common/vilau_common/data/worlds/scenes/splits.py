@@ -16,9 +16,6 @@ from vilau_common.data.worlds.scenes.words import COLOURS, MAX_OBJECTS, PLACES, 
 
 TRAIN, TEST, HELD_OUT = "train", "test", "test_held_out"
 TEST_ONE_IN = 10
-# How many objects: all counts alike; in training pairs twice, since most kinds of prompt and question are about two.
-COUNTS = tuple(range(1, MAX_OBJECTS + 1))
-TRAINING_COUNTS = (1, 2, 2, 3)
 
 
 def split_of(scene: Scene, held_out: frozenset[tuple[str, str]]) -> str:
@@ -33,8 +30,8 @@ def split_of(scene: Scene, held_out: frozenset[tuple[str, str]]) -> str:
 def sample_scene(
     rng: random.Random, split: str, config: ScenesConfig, held_out: frozenset[tuple[str, str]]
 ) -> Scene:
-    """A random scene of the split; the number of objects is uniform over COUNTS or TRAINING_COUNTS."""
-    count = rng.choice(TRAINING_COUNTS if split == TRAIN else COUNTS)
+    """A random scene of the split; the number of objects is uniform over 1..3."""
+    count = rng.randint(1, MAX_OBJECTS)
     while True:  # the number of objects is drawn once, so rejection does not skew it
         scene = _any_scene(rng, count, config.same_shape_share)
         if split == HELD_OUT:
