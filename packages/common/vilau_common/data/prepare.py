@@ -28,7 +28,7 @@ from vilau_common.pictures import encode_png
 from vilau_common.training.progress import TrainingProgress
 
 # Part of what makes two preparations equal: raise it when the same settings give other samples than before.
-PREPARATION = 5
+PREPARATION = 7
 
 TEXT_TOKENIZER = "tokenizer"
 

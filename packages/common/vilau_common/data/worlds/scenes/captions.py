@@ -19,6 +19,7 @@ from vilau_common.data.worlds.scenes.words import (
 )
 
 KINDS = ("single", "two", "counting", "colours", "position", "binding")
+HARD_KINDS = ("position", "binding")
 PREFIX_SHARE = 0.3  # of partial captions that open with "there is" or "a picture of"
 
 
@@ -45,9 +46,9 @@ def captions(scene: Scene, rng: random.Random) -> list[str]:
     """A full caption, and partial ones of each kind that applies.
 
     Full ones are learned soon, and pictures of three objects have hardly any others; most of drawing's lessons are in
-    what partial ones leave open. Binding, the last to be learned, comes in two wordings.
+    what partial ones leave open. The last ones to be learned come in two wordings.
     """
-    kinds = [kind for kind in (*KINDS, "binding") if kind_applies(kind, scene)]
+    kinds = [kind for kind in (*KINDS, *HARD_KINDS) if kind_applies(kind, scene)]
     partial = [partial_caption(kind, scene, rng) for kind in kinds]
     return list(dict.fromkeys([full_caption(scene, rng), *partial]))
 
