@@ -175,7 +175,7 @@ def _tokenize_split(
                 codes = torch.stack([tower.encode(to_tensor(v).to(tower.device)) for v in versions], dim=1)
                 stacks = codes.cpu().numpy().astype(np.uint16)  # which holds K up to MAX_CODEBOOK_SIZE
                 for (key, _, record), stack in zip(batch, stacks, strict=True):
-                    # Other people's keys may hold anything, and repeat.
+                    # Other people's keys may hold anything.
                     name = f"{writer.samples:09d}" if linked else key
                     writer.write(name, {CODES_FIELD: _npy(stack), JSON_FIELD: record})
                 progress.advance(writer.samples, len(batch), None)

@@ -126,6 +126,19 @@ def test_training_from_tars_with_endings_in_capitals(tmp_path: Path) -> None:
     assert {caption for caption, _ in next(loader)} == {f"picture {n}" for n in range(4)}
 
 
+def test_keys_that_repeat_are_told_where_the_tars_are_linked(tars: Path, tmp_path: Path) -> None:
+    write_tar(tars / "99999.tar", {"000010003": img2dataset_sample(99)})
+    test = tmp_path / "test"
+    write_tar(test / "0.tar", {"0": img2dataset_sample(0)})
+    linked = WebDatasetConfig(folder=str(tars), test_folder=str(test), rewrite=False)
+    with pytest.raises(UserError, match="two samples of the tars have the key '000010003'.*source.rewrite=true"):
+        run_prepare(linked, tmp_path / "data", vocabulary_size=None)
+    found = run_prepare(
+        WebDatasetConfig(folder=str(tars), test_folder=str(test)), tmp_path / "data", vocabulary_size=None
+    )
+    assert len(found["train"]) == TARS * PER_TAR + 1
+
+
 def test_one_tar_cannot_be_set_apart_from_itself(tars: Path, tmp_path: Path) -> None:
     config = WebDatasetConfig(folder=str(tars / "part"), rewrite=False)
     with pytest.raises(UserError, match="has one tar alone.*give source.test_folder"):
