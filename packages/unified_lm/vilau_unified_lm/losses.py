@@ -38,7 +38,7 @@ class LossConfig:
 
     normalization: str = "modality"
     depth_share: float = 1.0
-    logits_mib: int = 256
+    logits_mib: int = 128
 
     def validate(self) -> None:
         """Raises UserError for a value out of range."""
