@@ -80,9 +80,14 @@ class Line:
 def build(directory: Path, overrides: Sequence[str]) -> Line:
     """Pictures and their codes in `directory`. overrides: settings of train-lm."""
     config = load_config("train_lm", ["experiment=scenes/lm", *overrides], TrainLmConfig)
-    prepared = load_config("prepare", ["experiment=scenes/prepare"], PrepareConfig, groups=PREPARE_GROUPS)
+    prepared = load_config(
+        "prepare",
+        ["experiment=scenes/prepare", f"directory={directory / 'data'}"],
+        PrepareConfig,
+        groups=PREPARE_GROUPS,
+    )
     source = dataclasses.replace(prepared.source, train_count=PICTURES, test_count=1)
-    prepared = dataclasses.replace(prepared, directory=str(directory / "data"), source=source)
+    prepared = dataclasses.replace(prepared, source=source)
     tower = random_tower()
     tower.save_pretrained(directory / "tower" / "model")
     codes = TokenizeConfig(

@@ -197,7 +197,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainLmConfig, list[
     """The demo's settings, and the lengths of documents of its mixture in its world's words."""
     directory = tmp_path_factory.mktemp("scenes")
     config = load_config("train_lm", ["experiment=scenes/lm"], TrainLmConfig)
-    prepared = load_config("prepare", ["experiment=scenes/prepare"], PrepareConfig, groups=SCHEMA_GROUPS)
+    prepared = load_config(
+        "prepare", ["experiment=scenes/prepare", "directory=unused"], PrepareConfig, groups=SCHEMA_GROUPS
+    )
     source = replace(prepared.source, train_count=500, test_count=1, held_out_count=1)
     prepare(replace(prepared, directory=str(directory), source=source))
     tokenizer = load_text_tokenizer(directory / "tokenizer")
