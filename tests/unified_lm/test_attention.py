@@ -1,4 +1,4 @@
-"""Attention by blocks = the mask in full: block for block, and through the backbone."""
+"""Every attention sees the same mask: block for block, and through the backbone."""
 
 from __future__ import annotations
 
@@ -75,10 +75,11 @@ def batch(builder: DocumentBuilder) -> MixedSequence:
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_backbone_computes_the_same_by_blocks(
-    vocabulary: Vocabulary, batch: MixedSequence, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_the_backbone_computes_the_same_with_each_attention(
+    vocabulary: Vocabulary, batch: MixedSequence, attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through transformers' own attention, whose compilation a CPU does not need."""
+    """Through transformers' own functions; flex_attention's needs no compilation on a CPU."""
     monkeypatch.setattr(
         "transformers.integrations.flex_attention.WrappedFlexAttention",
         lambda training: lambda: flex_attention,
@@ -86,14 +87,14 @@ def test_the_backbone_computes_the_same_by_blocks(
     model = make_model(vocabulary)
     with torch.no_grad():
         expected = model.logits(batch)
-        model.llm.set_attn_implementation("flex_attention")
+        model.llm.set_attn_implementation(attention)
         got = model.logits(batch)
     torch.testing.assert_close(got.text, expected.text, rtol=0, atol=1e-5)
     torch.testing.assert_close(got.visual, expected.visual, rtol=0, atol=1e-5)
 
 
 def test_attention_that_cannot_be_trained_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="lm.attention is 'flash'; it is one of sdpa, flex_attention"):
+    with pytest.raises(UserError, match="lm.attention is 'flash'; it is one of sdpa, eager, flex_attention"):
         check_attention("flash")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="flex_attention, which trains on GPUs only; take sdpa"):

@@ -1,7 +1,9 @@
-"""Attention by blocks for long rows on GPUs: the packing's mask as FlexAttention's `BlockMask`.
+"""The packing's mask, as each of transformers' attention functions takes it.
 
-Nothing of the size of the row squared is stored, and blocks in which no place may look at another are not computed.
-`packing.packed_attention_mask` is the same mask in full. FlexAttention trains on GPUs only.
+sdpa            bool [B, 1, L, L]
+eager           the same as float32 to add, 0 or -inf; on CPUs, at the lengths of the demo's rows, the fastest
+flex_attention  a `BlockMask`, for long rows on GPUs: nothing of the size of the row squared is stored, and blocks in
+                which no place may look at another are not computed. It trains on GPUs only
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from vilau_common.errors import UserError
+from vilau_unified_lm.packing import packed_attention_mask
 
-ATTENTIONS = ("sdpa", "flex_attention")  # transformers' names
+ATTENTIONS = ("sdpa", "eager", "flex_attention")  # transformers' names
 BLOCK = 128  # places; the kernels' default
 
 
@@ -25,8 +28,18 @@ def check_attention(name: str) -> None:
         raise UserError("lm.attention is flex_attention, which trains on GPUs only; take sdpa")
 
 
+def mask_for(attention: str, document_ids: Tensor, branch_ids: Tensor) -> Tensor | BlockMask:
+    """The mask of packed rows for attention of that name; int64 [B, L] twice, as `packing.pack` makes them."""
+    if attention == "flex_attention":
+        return packed_block_mask(document_ids, branch_ids)
+    mask = packed_attention_mask(document_ids, branch_ids)
+    if attention == "eager":
+        return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
+    return mask
+
+
 def packed_block_mask(document_ids: Tensor, branch_ids: Tensor, block: int = BLOCK) -> BlockMask:
-    """int64 [B, L] twice, as `packing.pack` makes them -> the mask of its documents and branches.
+    """`packing.packed_attention_mask` of the same arguments by blocks.
 
     Found from the documents at the ends of each block, as they stand in order. Of the blocks that are computed, those
     in which every place may look at every other are known, and the others ask `may_look` place by place.

@@ -18,11 +18,11 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vilau_common.errors import UserError
-from vilau_unified_lm.attention import packed_block_mask
+from vilau_unified_lm.attention import mask_for
 from vilau_unified_lm.config import UnifiedLMConfig
 from vilau_unified_lm.depth import DepthTransformer
 from vilau_unified_lm.losses import MIB, LossConfig, TokenLosses, chunked_cross_entropy, random_share
-from vilau_unified_lm.packing import IGNORE, MixedSequence, packed_attention_mask
+from vilau_unified_lm.packing import IGNORE, MixedSequence
 from vilau_unified_lm.projector import Projector
 from vilau_vision_tower.tokenizer import ImageTokenizer
 from vilau_vision_tower.tower import VisionTower
@@ -126,10 +126,8 @@ class UnifiedLM(PreTrainedModel):
         """The backbone's hidden states float [B, L, hidden], and the embeddings of `batch.codes` [N, D, C]."""
         embeddings = self.image_tokenizer.embed_codes(batch.codes)
         inputs = self.embed(batch, embeddings.sum(dim=-2))
-        flexible = self.llm.config._attn_implementation == "flex_attention"
-        mask = (packed_block_mask if flexible else packed_attention_mask)(
-            batch.document_ids, batch.branch_ids
-        )
+        attention = self.llm.config._attn_implementation
+        mask = mask_for(attention, batch.document_ids, batch.branch_ids)
         return self.backbone(inputs, mask, batch.position_ids), embeddings
 
     def embed(self, batch: MixedSequence, features: Tensor) -> Tensor:
@@ -139,7 +137,7 @@ class UnifiedLM(PreTrainedModel):
         return inputs.masked_scatter(batch.visual_mask.unsqueeze(-1), projected)
 
     def backbone(self, inputs: Tensor, attention_mask: Tensor | BlockMask, position_ids: Tensor) -> Tensor:
-        """float [B, L, hidden] -> hidden states float [B, L, hidden]; mask bool [B, 1, L, L], or its blocks."""
+        """float [B, L, hidden] -> hidden states float [B, L, hidden]; mask: `mask_for`'s, or any 4-D one."""
         output = self.llm.get_decoder()(
             inputs_embeds=inputs, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         )

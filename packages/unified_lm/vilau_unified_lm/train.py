@@ -49,7 +49,7 @@ class BackboneConfig:
 class LmConfig:
     """tower: the vision tower's run directory; text_tokenizer: directory of the text tokenizer.
 
-    attention: sdpa, or flex_attention, by blocks, for long rows on GPUs (`attention.py`).
+    attention: sdpa, eager, or flex_attention (by blocks, for long rows on GPUs): see `attention.py`.
     """
 
     tower: str
