@@ -111,9 +111,9 @@ def test_pictures_stand_where_they_are_spoken_of(chatty: DocumentBuilder) -> Non
     ):
         if isinstance(segment, ImageSegment):
             assert not segment.supervised
-            ends = [part.ids[-1] if isinstance(part, TextSegment) else None for part in (before,)]
-            starts = [part.ids[0] if isinstance(part, TextSegment) else None for part in (after,)]
-            around.append((ends[0], starts[0], segment.codes.tobytes()))
+            last = before.ids[-1] if isinstance(before, TextSegment) else None
+            first = after.ids[0] if isinstance(after, TextSegment) else None
+            around.append((last, first, segment.codes.tobytes()))
     expected_codes = [codes.reshape(9, 4).tobytes() for codes in (*images, *video)]
     assert [codes for _, _, codes in around] == expected_codes
     picture = (vocabulary.image_start, vocabulary.image_end)
@@ -140,8 +140,10 @@ def test_an_answers_supervision_begins_where_its_prompt_ends_and_stops_at_the_en
     assert said == ["red", "two green triangles"]
     for count in (1, 3):  # what stands before an answer is what generation is given
         prompt = chatty.conversation(SAID[:count])
-        assert not any(mask(prompt))
-        assert text_ids(document)[: len(text_ids(prompt))] == text_ids(prompt)
+        length = len(text_ids(prompt))
+        assert text_ids(document)[:length] == text_ids(prompt)
+        assert mask(document)[:length] == mask(prompt) and not mask(prompt)[-1]
+        assert mask(document)[length]
 
 
 @pytest.mark.parametrize("independent", [False, True])
@@ -234,6 +236,12 @@ def test_templates_that_hide_the_answers_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=reason):
         builder_with(tokenizer, template)
+
+
+def test_the_marks_of_pictures_are_no_text(chatty: DocumentBuilder) -> None:
+    turns = [Turn(USER, "what is <image_start><image_end>?"), Turn(ASSISTANT, "a picture")]
+    with pytest.raises(UserError, match="holds the tokens that stand around pictures"):
+        chatty.conversation(turns)
 
 
 def test_a_question_about_one_picture_cannot_hold_another(chatty: DocumentBuilder) -> None:

@@ -156,7 +156,8 @@ def several(count: int, variants: int = 1) -> np.ndarray:
 
 
 def roomy(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, **changes: Any) -> DocumentEncoder:
-    return DocumentEncoder(data_config(row_length=300, blank_share=0.0, **changes), tokenizer, vocabulary)
+    settings = {"row_length": 300, "blank_share": 0.0, **changes}
+    return DocumentEncoder(data_config(**settings), tokenizer, vocabulary)
 
 
 def test_videos_are_the_frames_that_the_record_tells_of(
@@ -177,8 +178,7 @@ def test_videos_are_the_frames_that_the_record_tells_of(
     asked = encoder.encode("0", fields, "video_to_text", rng())
     assert len(shown(asked)) == 3
     assert written(asked, encoder, supervised=True).strip() == f"{CAPTIONS[0]}</s>"
-    blank = roomy(tokenizer, vocabulary)
-    blank.forms.blank_share = 1.0
+    blank = roomy(tokenizer, vocabulary, blank_share=1.0)
     assert len(blank.encode("0", fields, "text_to_video", rng())) == 1 + 1 + 3 * POSITIONS + 1 + 1
 
 

@@ -140,7 +140,13 @@ class TemplateChat(Chat):
                 if found < 0:
                     raise UserError(f"{_UNUSABLE}: an answer is not where its prompt ends")
                 spans.append((len(prompt), found + len(message["content"])))
-        return self._parts(whole, spans)
+        parts = self._parts(whole, spans)
+        said = [part for turn in turns for part in split_at_placeholders(turn.text) if part in PLACEHOLDERS]
+        if [part.kind for part in parts if isinstance(part, Place)] != said:
+            raise UserError(
+                "a conversation holds the tokens that stand around pictures, or its template loses some"
+            )
+        return parts
 
     def about_picture(self, turns: Sequence[tuple[str, str | None]], branch: int = 0) -> list[TextSegment]:
         said: list[Turn] = []
