@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vilau_common.data.sources.base import (
@@ -62,8 +63,7 @@ class Text(SampleSource):
 
     def samples(self) -> Iterator[tuple[int, DocumentSample | Unusable]]:
         for finished, file in enumerate(self.files):
-            texts = enumerate(self._texts(file), start=1)
-            for number, text in texts:
+            for number, text in enumerate(self._texts(file), start=1):
                 key = f"{file.relative_to(self.root).as_posix()}:{number}"
                 if not isinstance(text, str):
                     yield finished, Unusable(key, f"no text under {self.config.text_key}")
@@ -75,7 +75,7 @@ class Text(SampleSource):
                         split = TEST if is_test(part_key, self.config.test_share) else TRAIN
                         yield finished, DocumentSample(split, part_key, [], {TEXTS: [content]})
 
-    def _texts(self, file: Any) -> Iterator[object]:
+    def _texts(self, file: Path) -> Iterator[object]:
         if file.suffix == ".txt":
             try:
                 yield file.read_text("utf-8")
