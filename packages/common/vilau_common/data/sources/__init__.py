@@ -1,1 +1,1 @@
-"""What `vilau prepare` turns into shards besides the built-in worlds: pictures with the captions of people."""
+"""What `vilau prepare` reads besides the built-in worlds: pictures, videos, documents and texts of people."""

@@ -21,8 +21,8 @@ from vilau_common.data.sources.base import (
     TEST,
     TRAIN,
     CaptionedPicture,
-    PicturesConfig,
-    PictureSource,
+    SamplesConfig,
+    SampleSource,
     Unusable,
     is_test,
     key_hash,
@@ -36,7 +36,7 @@ _END_MARK = bytes(2 * BLOCK)
 
 
 @dataclass(kw_only=True)
-class WebDatasetConfig(PicturesConfig):
+class WebDatasetConfig(SamplesConfig):
     """Tars of img2dataset's form.
 
     folder: where the tars are, subfolders included; test_folder: tars of test pictures, where they stand apart (then
@@ -57,7 +57,7 @@ class WebDatasetConfig(PicturesConfig):
             raise UserError(f"source.test_pictures is {self.test_pictures}; a test needs at least 1")
 
 
-class WebDatasetSource(PictureSource):
+class WebDatasetSource(SampleSource):
     """See the module's docstring."""
 
     name = "webdataset"
@@ -96,7 +96,7 @@ class WebDatasetSource(PictureSource):
     def size(self) -> int:
         return len(self._read())
 
-    def pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
+    def samples(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
         return islice(self._pictures(), self._most)
 
     def _pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
