@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from vilau_common.errors import UserError
 from vilau_unified_lm.config import UnifiedLMConfig
 from vilau_unified_lm.depth import DepthTransformer
 from vilau_unified_lm.losses import UnifiedLoss, unified_loss
+from vilau_unified_lm.mixed_lm import MixedLM
 from vilau_unified_lm.packing import IGNORE, MixedSequence, packed_attention_mask
 from vilau_unified_lm.projector import Projector
 from vilau_vision_tower.tokenizer import ImageTokenizer
@@ -33,7 +34,7 @@ class UnifiedLMOutput:
     visual_logits: Tensor  # float [N, D, K], at the places with a visual target
 
 
-class UnifiedLM(PreTrainedModel):
+class UnifiedLM(MixedLM):
     """Backbone, projector and depth transformer over a frozen image tokenizer.
 
     Initialisation: the backbone's own; projector and depth transformer as their docstrings say.
@@ -42,7 +43,6 @@ class UnifiedLM(PreTrainedModel):
     config_class = UnifiedLMConfig
     config: UnifiedLMConfig
     supports_gradient_checkpointing = True
-    _supports_sdpa = True
 
     def __init__(self, config: UnifiedLMConfig) -> None:
         super().__init__(config)
@@ -88,24 +88,14 @@ class UnifiedLM(PreTrainedModel):
         )
         has_text, has_visual = batch.text_targets != IGNORE, batch.visual_targets != IGNORE
         target = batch.visual_targets[has_visual]
-        text_logits = self.llm.lm_head(hidden[has_text])
+        text_logits = self.text_logits(hidden[has_text])
         visual_logits = self.depth(hidden[has_visual], embeddings[target])
         loss = unified_loss(text_logits, batch.text_targets[has_text], visual_logits, batch.codes[target])
         return UnifiedLMOutput(loss=loss, text_logits=text_logits, visual_logits=visual_logits)
 
     def embed(self, batch: MixedSequence, features: Tensor) -> Tensor:
         """Inputs of the backbone, float [B, L, hidden]; features float [N, C]: the visual positions' z_q."""
-        inputs = self.llm.get_input_embeddings()(batch.token_ids)
-        projected = self.projector(features, batch.grid_index).to(inputs.dtype)
-        return inputs.masked_scatter(batch.visual_mask.unsqueeze(-1), projected)
-
-    def backbone(self, inputs: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
-        """float [B, L, hidden] -> hidden states float [B, L, hidden]; attention_mask bool [B, 1, L, L]."""
-        output = self.llm.model(
-            inputs_embeds=inputs, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        return self.embed_places(batch, self.projector(features, batch.grid_index))
 
 
 def load_unified_lm(directory: str | Path) -> UnifiedLM:
