@@ -29,7 +29,7 @@ from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
 from vilau_unified_lm.packing import packed_attention_mask
 from vilau_unified_lm.session import Session
 from vilau_unified_lm.vila.config import VilaProjectorConfig
-from vilau_unified_lm.vila.data import PictureDocument, blank_codes, blank_vocabulary
+from vilau_unified_lm.vila.data import PictureDocument, picture_places, picture_vocabulary
 from vilau_unified_lm.vila.model import VilaModel, is_vila, load_vila
 from vilau_unified_lm.vila.projector import VilaProjector, neighbours_joined
 from vilau_unified_lm.vila.session import VilaSession
@@ -47,7 +47,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenize
 
 @pytest.fixture(scope="module")
 def builder(tokenizer: PreTrainedTokenizerFast) -> DocumentBuilder:
-    return DocumentBuilder(tokenizer, blank_vocabulary(tokenizer))
+    return DocumentBuilder(tokenizer, picture_vocabulary(tokenizer))
 
 
 @pytest.fixture(params=[("mlp", 1), ("linear", 2)], ids=["mlp", "linear_downsampled"])
@@ -171,12 +171,12 @@ def test_packed_documents_have_the_logits_that_they_have_alone(
 def test_independent_questions_have_the_logits_of_documents_of_their_own(
     model: VilaModel, builder: DocumentBuilder
 ) -> None:
-    blank, shown = blank_codes(model.places), (random_picture(5),)
-    branches = PictureDocument(builder.questions(blank, TURNS, independent=True), shown)
+    places, shown = picture_places(0, model.places), (random_picture(5),)
+    branches = PictureDocument(builder.questions(places, TURNS, independent=True), shown)
     with torch.no_grad():
         together = model(alone(branches)).text_logits
         apart = [
-            model(alone(PictureDocument(builder.questions(blank, [turn], independent=False), shown)))
+            model(alone(PictureDocument(builder.questions(places, [turn], independent=False), shown)))
             for turn in TURNS
         ]
     torch.testing.assert_close(together, torch.cat([one.text_logits for one in apart]), rtol=0, atol=1e-5)
@@ -185,7 +185,7 @@ def test_independent_questions_have_the_logits_of_documents_of_their_own(
 def test_the_loss_is_the_mean_over_the_answers_tokens(model: VilaModel, builder: DocumentBuilder) -> None:
     """From the document itself, without the packing's targets."""
     document = PictureDocument(
-        builder.questions(blank_codes(model.places), TURNS[:1], independent=False), (random_picture(0),)
+        builder.questions(picture_places(0, model.places), TURNS[:1], independent=False), (random_picture(0),)
     )
     target = torch.tensor([*builder.ids(TURNS[0][1]), builder.vocabulary.end])
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_a_batch_without_pictures_or_targets_has_a_loss_and_gradients(
     if kind == "text only":
         batch = picture_batch([[PictureDocument(builder.text(CAPTIONS[0]), ())]], 30)
     else:
-        prompt = builder.question_prompt(blank_codes(model.places), "why?")
+        prompt = builder.question_prompt(picture_places(0, model.places), "why?")
         batch = picture_batch([[PictureDocument(prompt, (random_picture(0),))]], 30)
     loss = model.train()(batch).loss
     assert (loss > 0) == (kind == "text only")
@@ -238,10 +238,12 @@ def test_cached_answers_of_a_batch_equal_uncached_ones_one_by_one(
     pictures = [random_picture(seed) for seed in range(4)]
     end = builder.vocabulary.end
     expected = [
-        written_slowly(model, builder.question_prompt(blank_codes(model.places), question), picture, end, 10)
+        written_slowly(
+            model, builder.question_prompt(picture_places(0, model.places), question), picture, end, 10
+        )
         for question, picture in zip(questions, pictures, strict=True)
     ]
-    prompts = [builder.question_prompt(blank_codes(model.places), question) for question in questions]
+    prompts = [builder.question_prompt(picture_places(0, model.places), question) for question in questions]
     assert session._write(prompts, pictures, 10) == expected
     assert expected[0] != expected[3]  # the picture matters
     texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in expected]
@@ -345,11 +347,11 @@ def test_learns_answers_that_only_the_picture_tells(
 ) -> None:
     """The same question about four pictures has four answers: the loss falls, and the session gives them."""
     model = make_vila(clip, tokenizer, downsample=2)
-    task, blank = VilaTask(model, tokenizer), blank_codes(4)
+    task, places = VilaTask(model, tokenizer), picture_places(0, 4)
     pictures = [random_picture(seed) for seed in range(4)]
     answers = ["one", "two", "three", "a grey ring"]
     documents = [
-        PictureDocument(builder.questions(blank, [("what?", answer)], independent=False), (picture,))
+        PictureDocument(builder.questions(places, [("what?", answer)], independent=False), (picture,))
         for picture, answer in zip(pictures, answers, strict=True)
     ]
     model.train()

@@ -21,7 +21,14 @@ from vilau_common.errors import UserError
 from vilau_common.pictures import encode_png
 from vilau_unified_lm.data import DocumentEncoder, MixtureConfig
 from vilau_unified_lm.document import Document, ImageSegment, TextSegment
-from vilau_unified_lm.vila.data import PictureBatch, PictureDataConfig, PictureEncoder, picture_loader
+from vilau_unified_lm.vila.data import (
+    PictureBatch,
+    PictureDataConfig,
+    PictureDocument,
+    PictureEncoder,
+    picture_loader,
+    picture_places,
+)
 from vilau_unified_lm.vocabulary import Vocabulary
 
 
@@ -61,7 +68,7 @@ def texts(document: Document) -> list[TextSegment]:
 
 @pytest.mark.parametrize("independent", [True, False])
 @pytest.mark.parametrize("form", ["image_to_text", "questions", "text"])
-def test_documents_are_the_unified_lms_with_blank_places(
+def test_documents_are_the_unified_lms_with_places_for_pictures(
     tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, form: str, independent: bool
 ) -> None:
     """The same sample and random numbers give the very texts, branches and loss masks that VILA-U trains on."""
@@ -88,6 +95,14 @@ def test_pictures_stand_in_the_order_of_their_places(encoder: PictureEncoder) ->
     assert batch.sequence.visual_mask.sum(dim=1).tolist() == [4, 0, 8]
     expected = np.stack([random_picture(seed) for seed in (2, 4, 1)])
     assert batch.pixels.dtype == torch.uint8 and np.array_equal(batch.pixels.numpy(), expected)
+
+
+def test_a_document_shows_its_pictures_by_number(encoder: PictureEncoder) -> None:
+    """Whatever their order in the sample, as often as they are named."""
+    segments = [ImageSegment(picture_places(number, 4), supervised=False) for number in (1, 0, 1)]
+    pictures = (random_picture(7), random_picture(8))
+    batch = encoder.collate([[PictureDocument(Document(tuple(segments)), pictures)]])
+    assert np.array_equal(batch.pixels.numpy(), np.stack([random_picture(n) for n in (8, 7, 8)]))
 
 
 def test_a_batch_of_texts_has_no_pictures(encoder: PictureEncoder) -> None:

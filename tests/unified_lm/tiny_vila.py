@@ -23,11 +23,11 @@ from vilau_unified_lm.packing import pack
 from vilau_unified_lm.train import BackboneConfig
 from vilau_unified_lm.vila.config import VilaProjectorConfig
 from vilau_unified_lm.vila.data import (
-    BLANK_DEPTH,
+    NUMBER_DEPTH,
     PictureBatch,
     PictureDocument,
-    blank_codes,
-    blank_vocabulary,
+    picture_places,
+    picture_vocabulary,
     stacked,
 )
 from vilau_unified_lm.vila.model import VilaModel
@@ -84,7 +84,7 @@ def vila_settings(
 
 def make_vila(clip: PretrainedClip, tokenizer: PreTrainedTokenizerBase, **settings: object) -> VilaModel:
     """A tiny model in evaluation mode, its weights large enough that every input matters to every output."""
-    model = build_vila(vila_settings(**settings), clip, blank_vocabulary(tokenizer)).eval()  # type: ignore[arg-type]
+    model = build_vila(vila_settings(**settings), clip, picture_vocabulary(tokenizer)).eval()  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in (*model.llm.parameters(), *model.projector.parameters()):
             if parameter.ndim > 1:
@@ -102,13 +102,13 @@ def random_picture(seed: int) -> Picture:
 
 def reading_forms(builder: DocumentBuilder, places: int) -> list[PictureDocument]:
     """Documents of every form that VILA reads, of different lengths, each picture another."""
-    blank = blank_codes(places)
+    picture = picture_places(0, places)
     documents = [
-        builder.image_to_text(blank, CAPTIONS[1]),
-        builder.questions(blank, TURNS, independent=True),
+        builder.image_to_text(picture, CAPTIONS[1]),
+        builder.questions(picture, TURNS, independent=True),
         builder.text(CAPTIONS[3]),
-        builder.questions(blank, TURNS[:2], independent=False),
-        builder.image_to_text(blank, CAPTIONS[0]),
+        builder.questions(picture, TURNS[:2], independent=False),
+        builder.image_to_text(picture, CAPTIONS[0]),
         builder.text(CAPTIONS[0]),
     ]
     shown = [(random_picture(0),), (random_picture(1),), (), (random_picture(2),), (random_picture(3),), ()]
@@ -116,8 +116,8 @@ def reading_forms(builder: DocumentBuilder, places: int) -> list[PictureDocument
 
 
 def picture_batch(rows: Sequence[Sequence[PictureDocument]], length: int) -> PictureBatch:
-    sequence = pack([[item.document for item in row] for row in rows], length, BLANK_DEPTH)
-    pictures = [picture for row in rows for item in row for picture in item.pictures]
+    sequence = pack([[item.document for item in row] for row in rows], length, NUMBER_DEPTH)
+    pictures = [picture for row in rows for item in row for picture in item.shown()]
     return PictureBatch(sequence, stacked(pictures, IMAGE_SIZE))
 
 

@@ -20,8 +20,13 @@ def unified_loss(
     text_logits: Tensor, text_targets: Tensor, visual_logits: Tensor, codes: Tensor
 ) -> UnifiedLoss:
     """text_logits float [T, V], text_targets int64 [T]; visual_logits float [N, D, K], codes int64 [N, D]."""
-    text = F.cross_entropy(text_logits.float(), text_targets, reduction="sum") / max(len(text_targets), 1)
+    text = text_loss(text_logits, text_targets)
     tokens = F.cross_entropy(visual_logits.float().transpose(1, 2), codes, reduction="none")
     per_depth = tokens.sum(dim=0) / max(len(codes), 1)
     visual = per_depth.mean()
     return UnifiedLoss(total=text + visual, text=text, visual=visual, per_depth=per_depth)
+
+
+def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy, float []; 0 where there is nothing to predict. logits float [T, V], targets int64 [T]."""
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / max(len(targets), 1)

@@ -1,7 +1,7 @@
 """Picture shards of `vilau prepare` -> packed documents, and their pictures as pixels.
 
-The documents are the unified LM's (`DocumentEncoder`), written as if a codebook of one code had coded every picture:
-their visual positions hold places and say nothing. The pixels travel beside them, in the order of those places.
+The documents are the unified LM's (`DocumentEncoder`), written as if a picture's code at each of its places were its
+number in the sample. The pixels travel beside them, and a batch holds them in the order of the documents' places.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vilau_common.data.source import Source
 from vilau_common.errors import UserError
 from vilau_common.pictures import Picture, centre_square
 from vilau_unified_lm.data import DocumentDataConfig, DocumentEncoder
-from vilau_unified_lm.document import Codes, Document, DocumentBuilder, ImageSegment
+from vilau_unified_lm.document import Codes, Document, ImageSegment
 from vilau_unified_lm.packing import MixedSequence
 from vilau_unified_lm.vocabulary import Vocabulary
 
-# The one code that there is, at the one depth.
-BLANK_SIZE, BLANK_DEPTH = 1, 1
+# In place of a codebook: as many numbers as a sample may have pictures, one at each place.
+NUMBERS, NUMBER_DEPTH = 2**16, 1
 # Forms in which a picture is read; in the others it is drawn, which a model of continuous features cannot do.
 READING_FORMS = ("image_to_text", "questions", "text")
 
@@ -58,15 +58,20 @@ class PictureDataConfig(DocumentDataConfig):
 
 @dataclass(frozen=True, eq=False)
 class PictureDocument:
-    """A document whose visual positions hold places only, and the pictures that belong there."""
+    """A document that tells pictures by number, and the pictures."""
 
     document: Document
-    pictures: tuple[Picture, ...]  # uint8 [size, size, 3] each, in the order of the document's image segments
+    pictures: tuple[Picture, ...]  # uint8 [size, size, 3] each, of the numbers 0, 1, …
+
+    def shown(self) -> list[Picture]:
+        """The pictures in the order of the document's image segments."""
+        images = [segment for segment in self.document.segments if isinstance(segment, ImageSegment)]
+        return [self.pictures[segment.codes[0, 0]] for segment in images]
 
 
 @dataclass
 class PictureBatch:
-    sequence: MixedSequence  # its codes say nothing
+    sequence: MixedSequence  # its codes are not to be read
     pixels: Tensor  # uint8 [P, H, W, 3], in the order of the visual positions
 
     def to(self, device: torch.device) -> PictureBatch:
@@ -78,14 +83,14 @@ class PictureBatch:
         return PictureBatch(self.sequence.pin_memory(), self.pixels.pin_memory())
 
 
-def blank_codes(places: int) -> Codes:
-    """What stands at the visual positions of a picture: int64 [places, 1]."""
-    return np.zeros((places, BLANK_DEPTH), np.int64)
+def picture_places(number: int, places: int) -> Codes:
+    """What stands in a document for the sample's picture of that number: int64 [places, 1]."""
+    return np.full((places, NUMBER_DEPTH), number)
 
 
-def blank_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """The text tokenizer's, and the one code that says nothing. Raises UserError: see `Vocabulary`."""
-    return Vocabulary.from_tokenizer(tokenizer, BLANK_SIZE, BLANK_DEPTH)
+def picture_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """The text tokenizer's, with numbers for codes. Raises UserError: see `Vocabulary`."""
+    return Vocabulary.from_tokenizer(tokenizer, NUMBERS, NUMBER_DEPTH)
 
 
 def stacked(pictures: Sequence[Picture], size: int) -> Tensor:
@@ -93,20 +98,15 @@ def stacked(pictures: Sequence[Picture], size: int) -> Tensor:
     return torch.from_numpy(np.stack(pictures) if len(pictures) else np.zeros((0, size, size, 3), np.uint8))
 
 
-def question_prompt(builder: DocumentBuilder, places: int, question: str) -> Document:
-    """What stands before the first token of an answer about one picture of so many places."""
-    return builder.question_prompt(blank_codes(places), question)
-
-
-class PlaceEncoder(DocumentEncoder):
-    """Writes the unified LM's documents with blank places for every picture."""
+class NumberedEncoder(DocumentEncoder):
+    """Writes the unified LM's documents with a sample's picture by its number."""
 
     def __init__(self, config: DocumentDataConfig, tokenizer: PreTrainedTokenizerBase, places: int) -> None:
-        super().__init__(config, tokenizer, blank_vocabulary(tokenizer))
-        self.blank = blank_codes(places)
+        super().__init__(config, tokenizer, picture_vocabulary(tokenizer))
+        self.places = places
 
     def _codes(self, fields: Mapping[str, bytes], rng: np.random.Generator) -> Codes:
-        return self.blank
+        return picture_places(0, self.places)
 
 
 class PictureEncoder(SampleEncoder[PictureDocument, list[PictureDocument], PictureBatch]):
@@ -114,14 +114,15 @@ class PictureEncoder(SampleEncoder[PictureDocument, list[PictureDocument], Pictu
 
     def __init__(self, config: PictureDataConfig, tokenizer: PreTrainedTokenizerBase, places: int) -> None:
         self.size = config.image_size
-        self.documents = PlaceEncoder(config, tokenizer, places)
+        self.documents = NumberedEncoder(config, tokenizer, places)
 
     def encode(
         self, key: str, fields: Mapping[str, bytes], form: str, rng: np.random.Generator
     ) -> PictureDocument:
         document = self.documents.encode(key, fields, form, rng)
-        shown = any(isinstance(segment, ImageSegment) for segment in document.segments)
-        return PictureDocument(document, (centre_square(image_field(fields), self.size),) if shown else ())
+        if not any(isinstance(segment, ImageSegment) for segment in document.segments):
+            return PictureDocument(document, ())
+        return PictureDocument(document, (centre_square(image_field(fields), self.size),))
 
     def select_packs(self, samples: Sequence[PictureDocument]) -> list[list[int]]:
         return self.documents.select_packs([sample.document for sample in samples])
@@ -131,8 +132,8 @@ class PictureEncoder(SampleEncoder[PictureDocument, list[PictureDocument], Pictu
 
     def collate(self, rows: Sequence[list[PictureDocument]]) -> PictureBatch:
         sequence = self.documents.collate([[item.document for item in row] for row in rows])
-        pictures = [picture for row in rows for item in row for picture in item.pictures]
-        return PictureBatch(sequence, stacked(pictures, self.size))
+        shown = [picture for row in rows for item in row for picture in item.shown()]
+        return PictureBatch(sequence, stacked(shown, self.size))
 
 
 def picture_loader(

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from vilau_common.errors import UserError
 from vilau_common.images import from_pixels
+from vilau_unified_lm.losses import text_loss
 from vilau_unified_lm.mixed_lm import MixedLM
 from vilau_unified_lm.packing import IGNORE, packed_attention_mask
 from vilau_unified_lm.vila.config import VilaConfig
@@ -86,9 +86,8 @@ class VilaModel(MixedLM):
             position_ids=sequence.position_ids,
         )
         has_text = sequence.text_targets != IGNORE
-        logits, targets = self.text_logits(hidden[has_text]), sequence.text_targets[has_text]
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum") / max(len(targets), 1)
-        return VilaOutput(loss=loss, text_logits=logits)
+        logits = self.text_logits(hidden[has_text])
+        return VilaOutput(loss=text_loss(logits, sequence.text_targets[has_text]), text_logits=logits)
 
     def embed(self, batch: PictureBatch) -> Tensor:
         """Inputs of the backbone, float [B, L, hidden]."""

@@ -13,7 +13,13 @@ from vilau_unified_lm.document import Document, DocumentBuilder
 from vilau_unified_lm.generation.decoding import Decoding, write_text
 from vilau_unified_lm.generation.engine import GREEDY
 from vilau_unified_lm.generation.prompts import left_padded
-from vilau_unified_lm.vila.data import BLANK_DEPTH, PictureBatch, blank_codes, blank_vocabulary, stacked
+from vilau_unified_lm.vila.data import (
+    NUMBER_DEPTH,
+    PictureBatch,
+    picture_places,
+    picture_vocabulary,
+    stacked,
+)
 from vilau_unified_lm.vila.model import VilaModel, load_vila
 from vilau_vision_tower.clip import load_text_tokenizer
 
@@ -24,7 +30,7 @@ class VilaSession:
     def __init__(self, model: VilaModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model.eval()
         self.text_tokenizer = tokenizer
-        self.builder = DocumentBuilder(tokenizer, blank_vocabulary(tokenizer))
+        self.builder = DocumentBuilder(tokenizer, picture_vocabulary(tokenizer))
 
     @classmethod
     def open(cls, directory: Path) -> VilaSession:
@@ -34,8 +40,8 @@ class VilaSession:
 
     def answer(self, pictures: Sequence[Picture], questions: Sequence[str], max_tokens: int) -> list[str]:
         """The likeliest answer to each question about the picture beside it, uint8 [H, W, 3] of any size."""
-        blank = blank_codes(self.model.places)
-        prompts = [self.builder.question_prompt(blank, question) for question in questions]
+        places = picture_places(0, self.model.places)
+        prompts = [self.builder.question_prompt(places, question) for question in questions]
         rows = self._write(prompts, pictures, max_tokens)
         return [self.text_tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
@@ -46,7 +52,7 @@ class VilaSession:
         """Text ids after each prompt, which has one picture."""
         model, size = self.model, self.model.image_size
         context = int(model.config.backbone_config.max_position_embeddings)
-        sequence = left_padded(prompts, BLANK_DEPTH, context, max_tokens)
+        sequence = left_padded(prompts, NUMBER_DEPTH, context, max_tokens)
         pixels = stacked([centre_square(picture, size) for picture in pictures], size)
         batch = PictureBatch(sequence, pixels).to(model.device)
         state = Decoding(model.llm, batch.sequence, model.embed(batch))

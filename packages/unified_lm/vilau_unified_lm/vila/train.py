@@ -12,7 +12,7 @@ from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
 from vilau_unified_lm.train import BackboneConfig, llama_config
 from vilau_unified_lm.vila.config import VilaConfig, VilaProjectorConfig
-from vilau_unified_lm.vila.data import PictureDataConfig, blank_vocabulary, picture_loader
+from vilau_unified_lm.vila.data import PictureDataConfig, picture_loader, picture_vocabulary
 from vilau_unified_lm.vila.model import VilaModel
 from vilau_unified_lm.vila.task import VilaTask
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
@@ -60,7 +60,7 @@ def train_vila(config: TrainVilaConfig) -> TrainingResult:
     tokenizer = load_text_tokenizer(config.vila.text_tokenizer)
     add_special_tokens(tokenizer)
     seed_everything(config.seed, distributed.rank())
-    model = build_vila(config.vila, clip, blank_vocabulary(tokenizer))
+    model = build_vila(config.vila, clip, picture_vocabulary(tokenizer))
     loader = picture_loader(config.data, tokenizer, model.places, config.seed, run.path)
     task = VilaTask(model, tokenizer)
     # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
