@@ -1,11 +1,12 @@
 """Picture shards of `vilau prepare` -> packed documents, and their pictures as pixels.
 
 The documents are the unified LM's (`DocumentEncoder`), written as if a picture's code at each of its places were its
-number in the sample. The pixels travel beside them, and a batch holds them in the order of the documents' places.
+number in the sample. The pixels travel beside them; a batch holds them in the order of its visual positions.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vilau_common import distributed
 from vilau_common.data.encoder import SampleEncoder
-from vilau_common.data.fields import image_field
+from vilau_common.data.fields import CODES_FIELD, image_field
 from vilau_common.data.loader import Loader, build_loader
 from vilau_common.data.shards import dataset_info
 from vilau_common.data.source import Source
@@ -93,20 +94,16 @@ def picture_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     return Vocabulary.from_tokenizer(tokenizer, NUMBERS, NUMBER_DEPTH)
 
 
+def stored_codes(codes: Codes) -> bytes:
+    """Codes int64 [T, D] of a picture as a code shard has them: uint16 [1, 1, T, D], one variant."""
+    file = io.BytesIO()
+    np.save(file, codes[np.newaxis, np.newaxis].astype(np.uint16))
+    return file.getvalue()
+
+
 def stacked(pictures: Sequence[Picture], size: int) -> Tensor:
     """Pictures uint8 [size, size, 3] each -> uint8 [P, size, size, 3]; there may be none."""
     return torch.from_numpy(np.stack(pictures) if len(pictures) else np.zeros((0, size, size, 3), np.uint8))
-
-
-class NumberedEncoder(DocumentEncoder):
-    """Writes the unified LM's documents with a sample's picture by its number."""
-
-    def __init__(self, config: DocumentDataConfig, tokenizer: PreTrainedTokenizerBase, places: int) -> None:
-        super().__init__(config, tokenizer, picture_vocabulary(tokenizer))
-        self.places = places
-
-    def _codes(self, fields: Mapping[str, bytes], rng: np.random.Generator) -> Codes:
-        return picture_places(0, self.places)
 
 
 class PictureEncoder(SampleEncoder[PictureDocument, list[PictureDocument], PictureBatch]):
@@ -114,12 +111,13 @@ class PictureEncoder(SampleEncoder[PictureDocument, list[PictureDocument], Pictu
 
     def __init__(self, config: PictureDataConfig, tokenizer: PreTrainedTokenizerBase, places: int) -> None:
         self.size = config.image_size
-        self.documents = NumberedEncoder(config, tokenizer, places)
+        self.documents = DocumentEncoder(config, tokenizer, picture_vocabulary(tokenizer))
+        self.stored = stored_codes(picture_places(0, places))
 
     def encode(
         self, key: str, fields: Mapping[str, bytes], form: str, rng: np.random.Generator
     ) -> PictureDocument:
-        document = self.documents.encode(key, fields, form, rng)
+        document = self.documents.encode(key, {**fields, CODES_FIELD: self.stored}, form, rng)
         if not any(isinstance(segment, ImageSegment) for segment in document.segments):
             return PictureDocument(document, ())
         return PictureDocument(document, (centre_square(image_field(fields), self.size),))
