@@ -26,7 +26,6 @@ from transformers import PreTrainedTokenizerFast
 from vilau_common.errors import UserError
 from vilau_common.training.task import check_parameter_groups
 from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
-from vilau_unified_lm.packing import packed_attention_mask
 from vilau_unified_lm.session import Session
 from vilau_unified_lm.vila.config import VilaProjectorConfig
 from vilau_unified_lm.vila.data import PictureDocument, picture_places, picture_vocabulary
@@ -126,13 +125,9 @@ def test_pictures_are_seen_through_the_penultimate_layer(model: VilaModel, clip:
 def logits_and_rows(model: VilaModel, batch, features: Tensor) -> tuple[Tensor, Tensor]:
     """Text logits [T, V] from given features [P, places, hidden], and the (row, place) of each, int64 [T, 2]."""
     sequence = batch.sequence
-    hidden = model.backbone(
-        model.embed_places(sequence, features.flatten(0, 1)),
-        packed_attention_mask(sequence.document_ids, sequence.branch_ids),
-        sequence.position_ids,
-    )
+    hidden = model.read(sequence, model.embed_places(sequence, features.flatten(0, 1)))
     supervised = sequence.text_targets != -100
-    return model.llm.lm_head(hidden[supervised]), supervised.nonzero()
+    return model.text_logits(hidden[supervised]), supervised.nonzero()
 
 
 def test_text_logits_follow_the_own_picture_alone_by_gradient(
@@ -142,7 +137,7 @@ def test_text_logits_follow_the_own_picture_alone_by_gradient(
     features = model.see(batch.pixels).detach().requires_grad_()
     logits, places = logits_and_rows(model, batch, features)
     with torch.no_grad():
-        torch.testing.assert_close(model(batch).text_logits, logits)
+        torch.testing.assert_close(model.logits(batch), logits)
     # Which picture is whose: pictures are numbered through the rows' documents.
     owner: dict[tuple[int, int], int | None] = {}
     for row, documents in enumerate(rows):
@@ -163,8 +158,8 @@ def test_packed_documents_have_the_logits_that_they_have_alone(
     model: VilaModel, rows: list[list[PictureDocument]]
 ) -> None:
     with torch.no_grad():
-        together = model(picture_batch(rows, LENGTH)).text_logits
-        single = torch.cat([model(alone(item)).text_logits for row in rows for item in row])
+        together = model.logits(picture_batch(rows, LENGTH))
+        single = torch.cat([model.logits(alone(item)) for row in rows for item in row])
     torch.testing.assert_close(together, single, rtol=0, atol=1e-5)
 
 
@@ -174,12 +169,12 @@ def test_independent_questions_have_the_logits_of_documents_of_their_own(
     places, shown = picture_places(0, model.places), (random_picture(5),)
     branches = PictureDocument(builder.questions(places, TURNS, independent=True), shown)
     with torch.no_grad():
-        together = model(alone(branches)).text_logits
+        together = model.logits(alone(branches))
         apart = [
-            model(alone(PictureDocument(builder.questions(places, [turn], independent=False), shown)))
+            model.logits(alone(PictureDocument(builder.questions(places, [turn], independent=False), shown)))
             for turn in TURNS
         ]
-    torch.testing.assert_close(together, torch.cat([one.text_logits for one in apart]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=1e-5)
 
 
 def test_the_loss_is_the_mean_over_the_answers_tokens(model: VilaModel, builder: DocumentBuilder) -> None:
@@ -189,8 +184,8 @@ def test_the_loss_is_the_mean_over_the_answers_tokens(model: VilaModel, builder:
     )
     target = torch.tensor([*builder.ids(TURNS[0][1]), builder.vocabulary.end])
     with torch.no_grad():
-        output = model(alone(document))
-    torch.testing.assert_close(output.loss, F.cross_entropy(output.text_logits, target))
+        batch = alone(document)
+        torch.testing.assert_close(model(batch), F.cross_entropy(model.logits(batch), target))
 
 
 @pytest.mark.parametrize("kind", ["text only", "nothing supervised"])
@@ -202,7 +197,7 @@ def test_a_batch_without_pictures_or_targets_has_a_loss_and_gradients(
     else:
         prompt = builder.question_prompt(picture_places(0, model.places), "why?")
         batch = picture_batch([[PictureDocument(prompt, (random_picture(0),))]], 30)
-    loss = model.train()(batch).loss
+    loss = model.train()(batch)
     assert (loss > 0) == (kind == "text only")
     loss.backward()
     for parameter in model.parameters():
@@ -221,9 +216,7 @@ def written_slowly(
     while len(written) < tokens:
         segments = (*prompt.segments, TextSegment(tuple(written), supervised=False))
         batch = alone(PictureDocument(Document(segments), (picture,)))
-        mask = packed_attention_mask(batch.sequence.document_ids, batch.sequence.branch_ids)
-        hidden = model.backbone(model.embed(batch), mask, batch.sequence.position_ids)
-        token = int(model.llm.lm_head(hidden[0, -1]).argmax())
+        token = int(model.text_logits(model.hidden_states(batch)[0, -1]).argmax())
         if token == end:
             break
         written.append(token)
@@ -324,7 +317,7 @@ def test_save_and_load_give_the_same_model(
     assert not any(parameter.requires_grad for parameter in loaded.encoder.parameters())
     batch = picture_batch(rows, LENGTH)
     with torch.no_grad():
-        assert torch.equal(loaded(batch).text_logits, model(batch).text_logits)
+        assert torch.equal(loaded.logits(batch), model.logits(batch))
     asked = [random_picture(0)], ["how many objects?"], 10
     answers = VilaSession(model, tokenizer).answer(*asked)
     assert VilaSession.open(tmp_path).answer(*asked) == answers

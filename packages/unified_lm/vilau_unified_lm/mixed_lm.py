@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vilau_unified_lm.packing import MixedSequence
+from vilau_unified_lm.packing import MixedSequence, packed_attention_mask
 
 
 class MixedLM(PreTrainedModel):
@@ -21,6 +21,11 @@ class MixedLM(PreTrainedModel):
         """Inputs of the backbone, float [B, L, hidden]; projected float [N, hidden]: at the visual positions."""
         inputs = self.llm.get_input_embeddings()(batch.token_ids)
         return inputs.masked_scatter(batch.visual_mask.unsqueeze(-1), projected.to(inputs.dtype))
+
+    def read(self, batch: MixedSequence, inputs: Tensor) -> Tensor:
+        """The backbone's hidden states float [B, L, hidden] of a packed batch with these inputs, of the same shape."""
+        mask = packed_attention_mask(batch.document_ids, batch.branch_ids)
+        return self.backbone(inputs, mask, batch.position_ids)
 
     def backbone(self, inputs: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
         """float [B, L, hidden] -> hidden states float [B, L, hidden]; attention_mask bool [B, 1, L, L]."""

@@ -21,7 +21,7 @@ from vilau_unified_lm.config import UnifiedLMConfig
 from vilau_unified_lm.depth import DepthTransformer
 from vilau_unified_lm.losses import UnifiedLoss, unified_loss
 from vilau_unified_lm.mixed_lm import MixedLM
-from vilau_unified_lm.packing import IGNORE, MixedSequence, packed_attention_mask
+from vilau_unified_lm.packing import IGNORE, MixedSequence
 from vilau_unified_lm.projector import Projector
 from vilau_vision_tower.tokenizer import ImageTokenizer
 from vilau_vision_tower.tower import VisionTower
@@ -81,11 +81,7 @@ class UnifiedLM(MixedLM):
     def forward(self, batch: MixedSequence) -> UnifiedLMOutput:
         """Losses and logits of a packed batch; the depth transformer runs on supervised visual positions only."""
         embeddings = self.image_tokenizer.embed_codes(batch.codes)
-        hidden = self.backbone(
-            self.embed(batch, embeddings.sum(dim=-2)),
-            attention_mask=packed_attention_mask(batch.document_ids, batch.branch_ids),
-            position_ids=batch.position_ids,
-        )
+        hidden = self.read(batch, self.embed(batch, embeddings.sum(dim=-2)))
         has_text, has_visual = batch.text_targets != IGNORE, batch.visual_targets != IGNORE
         target = batch.visual_targets[has_visual]
         text_logits = self.text_logits(hidden[has_text])

@@ -11,7 +11,6 @@ layer. The loss is that of text; pictures are read, never drawn.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,17 +21,11 @@ from vilau_common.errors import UserError
 from vilau_common.images import from_pixels
 from vilau_unified_lm.losses import text_loss
 from vilau_unified_lm.mixed_lm import MixedLM
-from vilau_unified_lm.packing import IGNORE, packed_attention_mask
+from vilau_unified_lm.packing import IGNORE
 from vilau_unified_lm.vila.config import VilaConfig
 from vilau_unified_lm.vila.data import PictureBatch
 from vilau_unified_lm.vila.projector import VilaProjector
 from vilau_vision_tower.clip.families import build_image_encoder
-
-
-@dataclass
-class VilaOutput:
-    loss: Tensor  # float [], mean cross-entropy of the supervised text tokens, 0 where there are none
-    text_logits: Tensor  # float [T, V], at the places with a text target
 
 
 class VilaModel(MixedLM):
@@ -77,17 +70,18 @@ class VilaModel(MixedLM):
             self.encoder.eval().requires_grad_(False)
         return self
 
-    def forward(self, batch: PictureBatch) -> VilaOutput:
-        """Loss and text logits of a packed batch."""
-        sequence = batch.sequence
-        hidden = self.backbone(
-            self.embed(batch),
-            attention_mask=packed_attention_mask(sequence.document_ids, sequence.branch_ids),
-            position_ids=sequence.position_ids,
-        )
-        has_text = sequence.text_targets != IGNORE
-        logits = self.text_logits(hidden[has_text])
-        return VilaOutput(loss=text_loss(logits, sequence.text_targets[has_text]), text_logits=logits)
+    def forward(self, batch: PictureBatch) -> Tensor:
+        """The loss of a packed batch, float []: mean cross-entropy of its text targets, 0 where there are none."""
+        targets = batch.sequence.text_targets
+        return text_loss(self.logits(batch), targets[targets != IGNORE])
+
+    def logits(self, batch: PictureBatch) -> Tensor:
+        """The logits float [T, V] at the places with a text target."""
+        return self.text_logits(self.hidden_states(batch)[batch.sequence.text_targets != IGNORE])
+
+    def hidden_states(self, batch: PictureBatch) -> Tensor:
+        """The backbone's hidden states, float [B, L, hidden]."""
+        return self.read(batch.sequence, self.embed(batch))
 
     def embed(self, batch: PictureBatch) -> Tensor:
         """Inputs of the backbone, float [B, L, hidden]."""

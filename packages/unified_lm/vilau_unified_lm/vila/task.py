@@ -41,7 +41,7 @@ class VilaTask(Task):
         ]
 
     def training_step(self, network: nn.Module, batch: PictureBatch, step: int) -> StepOutput:
-        loss = network(batch).loss
+        loss = network(batch)
         return StepOutput({MAIN: loss}, {"loss/text": loss.detach()})
 
     def batch_size(self, batch: PictureBatch) -> int:
