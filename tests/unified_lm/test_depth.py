@@ -24,7 +24,7 @@ def test_causality_by_gradient() -> None:
     depth = make_depth()
     hidden = torch.randn(N, HIDDEN, requires_grad=True)
     embeddings = torch.randn(N, D, FEATURES, requires_grad=True)
-    logits = depth(hidden, embeddings)
+    logits = depth.logits(depth(hidden, embeddings))
     assert logits.shape == (N, D, K)
     for place in (0, N - 1):
         for level in range(D):
@@ -51,7 +51,7 @@ def test_reads_cumulative_sums_of_embeddings() -> None:
 def test_steps_with_cache_equal_teacher_forcing(levels: int) -> None:
     depth = make_depth(levels)
     hidden, embeddings = torch.randn(N, HIDDEN), torch.randn(N, levels, FEATURES)
-    expected = depth(hidden, embeddings)
+    expected = depth.logits(depth(hidden, embeddings))
     cache = depth.start_cache(N, hidden)
     source = hidden
     for level in range(levels):
@@ -73,7 +73,7 @@ def test_a_step_never_reads_the_part_of_the_cache_that_is_not_filled() -> None:
 def test_no_positions_give_no_logits_and_no_error() -> None:
     """A batch of text alone; the gradient of an empty sum is zero, not missing."""
     depth = make_depth().train()
-    logits = depth(torch.randn(0, HIDDEN), torch.randn(0, D, FEATURES))
+    logits = depth.logits(depth(torch.randn(0, HIDDEN), torch.randn(0, D, FEATURES)))
     assert logits.shape == (0, D, K)
     logits.sum().backward()
     assert all((parameter.grad == 0).all() for parameter in depth.parameters())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,15 +15,17 @@ from tiny_lm import (
     K,
     all_forms,
     as_tensor,
+    gradients_of,
     make_model,
+    objective,
     random_codes,
 )
 from torch import Tensor
 
 from vilau_unified_lm.document import Document, DocumentBuilder
-from vilau_unified_lm.losses import unified_loss
-from vilau_unified_lm.model import UnifiedLM, UnifiedLMOutput
-from vilau_unified_lm.packing import MixedSequence, pack, packed_attention_mask
+from vilau_unified_lm.losses import MIB, NORMALIZATIONS, LossConfig
+from vilau_unified_lm.model import UnifiedLM, UnifiedLogits
+from vilau_unified_lm.packing import IGNORE, MixedSequence, pack, packed_attention_mask
 from vilau_unified_lm.vocabulary import Vocabulary
 
 LENGTH = 100
@@ -72,7 +77,7 @@ def test_visual_logits_are_causal_in_the_codes(vocabulary: Vocabulary, builder: 
     def logits_of(codes) -> Tensor:
         document = builder.text_to_image("a red circle", codes)
         with torch.no_grad():
-            return model(pack([[document]], len(document), D)).visual_logits
+            return model.logits(pack([[document]], len(document), D)).visual
 
     before = logits_of(codes)
     assert before.shape == (POSITIONS, D, K)
@@ -86,24 +91,53 @@ def test_visual_logits_are_causal_in_the_codes(vocabulary: Vocabulary, builder: 
             assert differs[first:].all()
 
 
-def alone(model: UnifiedLM, document: Document) -> UnifiedLMOutput:
+def alone(model: UnifiedLM, document: Document) -> UnifiedLogits:
     with torch.no_grad():
-        return model(pack([[document]], len(document), D))
+        return model.logits(pack([[document]], len(document), D))
+
+
+def test_losses_of_a_document_reach_it_alone_by_gradient(
+    vocabulary: Vocabulary, rows: list[list[Document]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through both heads: what the losses of one document's targets follow is all of it that stands before them."""
+    model = make_model(vocabulary)
+    batch = pack(rows[:2], LENGTH, D)
+    inputs = embedded(model, batch)
+    monkeypatch.setattr(model, "embed", lambda *_: inputs)
+    for row, documents in enumerate(rows[:2]):
+        for number in range(1, len(documents) + 1):
+            mine = torch.zeros_like(batch.visual_mask)
+            mine[row] = batch.document_ids[row] == number
+            losses = model(
+                replace(
+                    batch,
+                    text_targets=batch.text_targets.where(mine, IGNORE),
+                    visual_targets=batch.visual_targets.where(mine, IGNORE),
+                )
+            )
+            (gradient,) = torch.autograd.grad(losses.text.sum() + losses.visual.sum(), inputs)
+            matters = gradient.norm(dim=-1) > 0
+            # The last place of a document, or of a branch, predicts nothing and is seen by nothing.
+            branch_ends = batch.branch_ids != batch.branch_ids.roll(-1, 1)
+            ends = (batch.document_ids != batch.document_ids.roll(-1, 1)) | (
+                branch_ends & (batch.branch_ids > 0)
+            )
+            assert torch.equal(matters, mine & ~ends)
 
 
 def test_packed_documents_get_what_they_get_alone(model: UnifiedLM, rows: list[list[Document]]) -> None:
-    """Logits of every target, and the sums of the losses, whatever stands beside or behind in the row."""
+    """Logits and losses of every target, whatever stands beside or behind in the row."""
+    packed = pack(rows, LENGTH, D)
+    documents = [document for row in rows for document in row]
     with torch.no_grad():
-        packed = model(pack(rows, LENGTH, D))
-    single = [alone(model, document) for row in rows for document in row]
-    text_logits = torch.cat([output.text_logits for output in single])
-    visual_logits = torch.cat([output.visual_logits for output in single])
-    torch.testing.assert_close(packed.text_logits, text_logits, rtol=0, atol=1e-5)
-    torch.testing.assert_close(packed.visual_logits, visual_logits, rtol=0, atol=1e-5)
-    for name, count in (("text", "text_logits"), ("visual", "visual_logits")):
-        sums = sum(getattr(output.loss, name) * len(getattr(output, count)) for output in single)
-        total = getattr(packed.loss, name) * len(getattr(packed, count))
-        torch.testing.assert_close(total, sums, rtol=1e-5, atol=1e-5)
+        logits, losses = model.logits(packed), model(packed)
+        single_losses = [model(pack([[document]], len(document), D)) for document in documents]
+    single = [alone(model, document) for document in documents]
+    for name in ("text", "visual"):
+        expected = torch.cat([getattr(output, name) for output in single])
+        torch.testing.assert_close(getattr(logits, name), expected, rtol=0, atol=1e-5)
+        expected = torch.cat([getattr(output, name) for output in single_losses])
+        torch.testing.assert_close(getattr(losses, name), expected, rtol=0, atol=1e-5)
 
 
 def test_independent_questions_get_what_they_get_alone(model: UnifiedLM, builder: DocumentBuilder) -> None:
@@ -112,12 +146,12 @@ def test_independent_questions_get_what_they_get_alone(model: UnifiedLM, builder
     turns = [(turn["question"], turn["answer"]) for turn in QUESTIONS]
     together = alone(model, builder.questions(codes, turns, independent=True))
     single = [alone(model, builder.questions(codes, [turn], independent=False)) for turn in turns]
-    expected = torch.cat([output.text_logits for output in single])
-    torch.testing.assert_close(together.text_logits, expected, rtol=0, atol=1e-5)
+    expected = torch.cat([output.text for output in single])
+    torch.testing.assert_close(together.text, expected, rtol=0, atol=1e-5)
     conversation = alone(model, builder.questions(codes, turns, independent=False))
-    first = len(single[0].text_logits)
-    torch.testing.assert_close(conversation.text_logits[:first], expected[:first], rtol=0, atol=1e-5)
-    assert ((conversation.text_logits - expected)[first:].abs().amax(dim=-1) > 1e-3).all()
+    first = len(single[0].text)
+    torch.testing.assert_close(conversation.text[:first], expected[:first], rtol=0, atol=1e-5)
+    assert ((conversation.text - expected)[first:].abs().amax(dim=-1) > 1e-3).all()
 
 
 def test_gradients_of_a_packed_batch_are_the_sum_of_those_alone(
@@ -129,8 +163,8 @@ def test_gradients_of_a_packed_batch_are_the_sum_of_those_alone(
     gradients = []
     for rows in ([documents], [documents[:1]], [documents[1:]]):
         model.zero_grad()
-        model(pack(rows, 40, D)).loss.total.backward()
-        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        objective(model, pack(rows, 40, D)).total.backward()
+        gradients.append(gradients_of(model))
     for name, together in gradients[0].items():
         expected = (gradients[1][name] + gradients[2][name]) / 2
         torch.testing.assert_close(together, expected, rtol=1e-3, atol=1e-5)
@@ -141,10 +175,11 @@ def test_padding_never_matters(model: UnifiedLM, rows: list[list[Document]]) -> 
     wide.token_ids[wide.document_ids == 0] = 7
     wide.position_ids[wide.document_ids == 0] = 3
     with torch.no_grad():
-        one, other = model(narrow), model(wide)
-    torch.testing.assert_close(one.text_logits, other.text_logits, rtol=0, atol=1e-5)
-    torch.testing.assert_close(one.visual_logits, other.visual_logits, rtol=0, atol=1e-5)
-    torch.testing.assert_close(one.loss.total, other.loss.total, rtol=1e-5, atol=0)
+        one, other = model.logits(narrow), model.logits(wide)
+        losses = [objective(model, batch).total for batch in (narrow, wide)]
+    torch.testing.assert_close(one.text, other.text, rtol=0, atol=1e-5)
+    torch.testing.assert_close(one.visual, other.visual, rtol=0, atol=1e-5)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
 
 
 def test_what_is_not_visual_ignores_the_codes_and_what_is_reads_its_own(
@@ -173,32 +208,18 @@ def test_image_start_predicts_the_first_position_and_the_last_predicts_image_end
     batch = pack([[document]], len(document), D)
     start = int((batch.token_ids[0] == vocabulary.image_start).nonzero())
     with torch.no_grad():
-        output = model(batch)
+        output = model.logits(batch)
         mask = mask_of(batch)
         hidden = model.backbone(embedded(model, batch), mask, batch.position_ids)[0]
         embeddings = model.vision_tower.embed_codes(as_tensor(codes))
-        first = model.depth(hidden[start : start + 1], embeddings[:1])
+        first = model.depth.logits(model.depth(hidden[start : start + 1], embeddings[:1]))
         after_last = model.llm.lm_head(hidden[start + POSITIONS])
-    torch.testing.assert_close(output.visual_logits[:1], first, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output.visual[:1], first, rtol=0, atol=1e-5)
     # The targets of this document's text are <image_end> and </s>, in this order.
-    torch.testing.assert_close(output.text_logits[0], after_last, rtol=0, atol=1e-5)
+    torch.testing.assert_close(output.text[0], after_last, rtol=0, atol=1e-5)
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------
-
-
-def test_loss_is_mean_over_text_plus_mean_over_visual_tokens() -> None:
-    text_logits, text_targets = torch.randn(7, 20), torch.randint(20, (7,))
-    visual_logits, codes = torch.randn(5, D, K), torch.randint(K, (5, D))
-    text = [-F.log_softmax(text_logits[i], dim=-1)[text_targets[i]] for i in range(7)]
-    visual = [[-F.log_softmax(visual_logits[i, d], dim=-1)[codes[i, d]] for d in range(D)] for i in range(5)]
-    loss = unified_loss(text_logits, text_targets, visual_logits, codes)
-    torch.testing.assert_close(loss.text, sum(text) / 7)
-    torch.testing.assert_close(loss.visual, sum(sum(row) for row in visual) / (5 * D))
-    torch.testing.assert_close(loss.total, loss.text + loss.visual)
-    torch.testing.assert_close(
-        loss.per_depth, torch.stack([sum(row[d] for row in visual) / 5 for d in range(D)])
-    )
 
 
 def test_targets_of_the_loss_are_the_next_tokens(vocabulary: Vocabulary, builder: DocumentBuilder) -> None:
@@ -206,23 +227,82 @@ def test_targets_of_the_loss_are_the_next_tokens(vocabulary: Vocabulary, builder
     model = make_model(vocabulary)
     codes = random_codes(0)
     document = builder.text_to_image("a red circle", codes)
-    output = alone(model, document)
-    text = F.cross_entropy(output.text_logits, torch.tensor([vocabulary.image_end, vocabulary.end]))
-    visual = F.cross_entropy(output.visual_logits.flatten(0, 1), as_tensor(codes).flatten())
-    torch.testing.assert_close(output.loss.text, text)
-    torch.testing.assert_close(output.loss.visual, visual)
+    logits = alone(model, document)
+    with torch.no_grad():
+        loss = objective(model, pack([[document]], len(document), D))
+    text = F.cross_entropy(logits.text, torch.tensor([vocabulary.image_end, vocabulary.end]))
+    visual = F.cross_entropy(logits.visual.flatten(0, 1), as_tensor(codes).flatten())
+    torch.testing.assert_close(loss.text, text)
+    torch.testing.assert_close(loss.visual, visual)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("kind", ["text only", "nothing supervised"])
 def test_a_batch_without_some_targets_has_a_loss_and_gradients(
-    vocabulary: Vocabulary, builder: DocumentBuilder, kind: str
+    vocabulary: Vocabulary, builder: DocumentBuilder, kind: str, normalization: str
 ) -> None:
     model = make_model(vocabulary).train()
     document = builder.text("two stars") if kind == "text only" else builder.drawing_prompt("two stars")
-    loss = model(pack([[document]], 30, D)).loss
+    config = LossConfig(normalization=normalization, depth_share=0.5)
+    loss = objective(model, pack([[document]], 30, D), config)
     assert loss.visual == 0
     assert (loss.per_depth == 0).all()
     assert (loss.text > 0) == (kind == "text only")
+    assert loss.total == loss.text
     loss.total.backward()
     for parameter in model.parameters():
         assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_chunks_change_neither_losses_nor_gradients(
+    model: UnifiedLM,
+    rows: list[list[Document]],
+    normalization: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of every weight, heads and what stands before them, when a chunk holds two rows of text logits."""
+    batch = pack(rows, LENGTH, D)
+    results = []
+    for budget in (MIB, 4 * 2 * model.config.backbone_config.vocab_size):
+        monkeypatch.setattr("vilau_unified_lm.model.MIB", budget)
+        model.zero_grad()
+        loss = objective(model, batch, LossConfig(normalization=normalization, logits_mib=1))
+        loss.total.backward()
+        results.append((loss, gradients_of(model)))
+    (plain, expected), (chunked, gradients) = results
+    for name, value in vars(plain).items():
+        torch.testing.assert_close(getattr(chunked, name), value, rtol=1e-6, atol=1e-6)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_the_depth_transformer_runs_on_a_random_share_that_is_unbiased(
+    model: UnifiedLM, builder: DocumentBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean over every pair that can be drawn is the whole: loss, depths and gradients."""
+    batch = pack([[builder.text_to_image("a star", random_codes(seed))] for seed in range(2)], 40, D)
+    count = 2 * POSITIONS
+    config = LossConfig(depth_share=2 / count)
+    model.zero_grad()
+    whole = objective(model, batch)
+    whole.total.backward()
+    expected = gradients_of(model)
+    seen = []
+    hook = model.depth.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    pairs = list(combinations(range(count), 2))
+    mean = {name: torch.zeros_like(value) for name, value in vars(whole).items()}
+    model.zero_grad()
+    for pair in pairs:
+        monkeypatch.setattr("vilau_unified_lm.model.random_share", lambda *_, pair=pair: torch.tensor(pair))
+        loss = objective(model, batch, config)
+        (loss.total / len(pairs)).backward()
+        for name, value in vars(loss).items():
+            mean[name] += value.detach() / len(pairs)
+    hook.remove()
+    assert set(seen) == {2}
+    for name, value in vars(whole).items():
+        torch.testing.assert_close(mean[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    for name, gradient in gradients_of(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -51,6 +51,7 @@ def train_steps(
     batch = pack([[document] for document in documents], max(map(len, documents)), D)
     loss = torch.zeros(())
     for step in range(steps):
+        task.before_step([batch])
         loss = task.training_step(model, batch, step).losses["main"]
         optimizer.zero_grad()
         loss.backward()
@@ -132,13 +133,13 @@ def test_save_and_load_give_the_same_model(
     results = []
     for candidate in (model, loaded):
         with torch.no_grad():
-            output = candidate(batch)
+            logits = candidate.logits(batch)
         tower = candidate.image_tokenizer
         codes = tower.encode(images)
         results.append(
             (
-                output.text_logits,
-                output.visual_logits,
+                logits.text,
+                logits.visual,
                 codes,
                 tower.decode(codes),
                 Engine(candidate).draw(*drawing),

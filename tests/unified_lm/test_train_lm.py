@@ -27,6 +27,7 @@ from vilau_unified_lm.data import DocumentDataConfig, MixtureConfig
 from vilau_unified_lm.document import DocumentBuilder
 from vilau_unified_lm.generation.engine import Engine
 from vilau_unified_lm.generation.sampling import Sampling
+from vilau_unified_lm.losses import LossConfig
 from vilau_unified_lm.model import load_unified_lm
 from vilau_unified_lm.task import UnifiedTask
 from vilau_unified_lm.train import TrainLmConfig, train_lm
@@ -65,7 +66,10 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_for(ready: Path, run: Path, **training: Any) -> TrainLmConfig:
-    """All of the state in play: packing buffer, dropout, averaged weights, both optimisers, accumulation."""
+    """All of the state in play.
+
+    Packing buffer, dropout, a random share of positions, averaged weights, both optimisers, accumulation.
+    """
     settings: dict[str, Any] = {
         "steps": STEPS,
         "accumulation": 2,
@@ -83,6 +87,7 @@ def config_for(ready: Path, run: Path, **training: Any) -> TrainLmConfig:
             loader=LoaderConfig(batch_size=2, workers=0, shuffle_buffer=20, packing_buffer=15),
         ),
         lm=lm_config(str(ready / "tower"), str(ready / "tokenizer")),
+        loss=LossConfig(depth_share=0.5),
         training=TrainingConfig(**{**settings, **training}),
     )
 
@@ -211,9 +216,12 @@ def test_sizes_that_do_not_fit_are_told_and_do_not_claim_the_directory(ready: Pa
         ),
         (replace(config.lm, depth=replace(config.lm.depth, heads=5)), config.data, "depth.width 24 is not a"),
         (config.lm, replace(config.data, blank_share=2), "data.blank_share is 2"),
+        (replace(config.lm, attention="flash"), config.data, "lm.attention is 'flash'"),
     ):
         with pytest.raises(UserError, match=sentence):
             train_lm(replace(config, lm=lm, data=data))
+    with pytest.raises(UserError, match="loss.depth_share is 0"):
+        train_lm(replace(config, loss=LossConfig(depth_share=0)))
     # The corrected command goes through.
     assert train_lm(config).step == 1
 

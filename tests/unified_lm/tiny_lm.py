@@ -21,8 +21,9 @@ from vilau_common.data.shards import ShardWriter
 from vilau_common.data.text_tokenizer import train_text_tokenizer
 from vilau_unified_lm.config import DepthConfig
 from vilau_unified_lm.document import Codes, Document, DocumentBuilder
+from vilau_unified_lm.losses import LossConfig, StepTargets, UnifiedLoss, unified_loss
 from vilau_unified_lm.model import UnifiedLM
-from vilau_unified_lm.packing import pack, packed_attention_mask
+from vilau_unified_lm.packing import MixedSequence, pack, packed_attention_mask
 from vilau_unified_lm.train import BackboneConfig, LmConfig, build_lm
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
 from vilau_vision_tower.config import VisionTowerConfig
@@ -124,6 +125,19 @@ def last_hidden(model: UnifiedLM, document: Document) -> Tensor:
     features = model.image_tokenizer.embed_codes(batch.codes).sum(dim=-2)
     mask = packed_attention_mask(batch.document_ids, batch.branch_ids)
     return model.backbone(model.embed(batch, features), mask, batch.position_ids)[0, -1]
+
+
+def objective(model: UnifiedLM, batch: MixedSequence, config: LossConfig | None = None) -> UnifiedLoss:
+    """The loss of a batch that is a step of its own."""
+    config = config or LossConfig()
+    step = StepTargets.of([batch], torch.device("cpu"))
+    return unified_loss(model(batch, config), step, config.normalization)
+
+
+def gradients_of(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all gradients there are."""
+    named = module.named_parameters()
+    return {name: weight.grad.clone() for name, weight in named if weight.grad is not None}
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

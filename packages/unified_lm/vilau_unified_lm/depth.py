@@ -51,16 +51,20 @@ class DepthTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """Teacher-forced logits: hidden float [N, hidden], embeddings of the true codes float [N, D, C] -> [N, D, K].
+        """The last layer's states float [N, D, width], by teacher forcing.
 
-        The last depth's embedding is predicted but never read.
+        hidden: float [N, hidden]; embeddings: float [N, D, C], of the true codes; the last depth's is never read.
         """
         first = self.from_hidden(hidden).unsqueeze(1)
         rest = self.from_features(embeddings[:, :-1].cumsum(dim=1))
         x = torch.cat([first, rest], dim=1) + self.positions
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        return x
+
+    def logits(self, states: Tensor) -> Tensor:
+        """States float [..., width] -> [..., K]."""
+        return self.head(self.norm(states))
 
     def start_cache(self, count: int, like: Tensor) -> DepthCache:
         """An empty cache for `count` positions, of the dtype and device of `like`."""
@@ -79,7 +83,7 @@ class DepthTransformer(nn.Module):
             assert isinstance(block, DepthBlock)
             x = block.step(x, cache.keys[index], cache.values[index], depth)
         cache.length += 1
-        return self.head(self.norm(x))
+        return self.logits(x)
 
 
 class DepthBlock(nn.Module):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
+from vilau_unified_lm.attention import packed_block_mask
 from vilau_unified_lm.packing import MixedSequence, packed_attention_mask
 
 
@@ -24,11 +26,14 @@ class MixedLM(PreTrainedModel):
 
     def read(self, batch: MixedSequence, inputs: Tensor) -> Tensor:
         """The backbone's hidden states float [B, L, hidden] of a packed batch with these inputs, of the same shape."""
-        mask = packed_attention_mask(batch.document_ids, batch.branch_ids)
+        flexible = self.llm.config._attn_implementation == "flex_attention"
+        mask = (packed_block_mask if flexible else packed_attention_mask)(
+            batch.document_ids, batch.branch_ids
+        )
         return self.backbone(inputs, mask, batch.position_ids)
 
-    def backbone(self, inputs: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
-        """float [B, L, hidden] -> hidden states float [B, L, hidden]; attention_mask bool [B, 1, L, L]."""
+    def backbone(self, inputs: Tensor, attention_mask: Tensor | BlockMask, position_ids: Tensor) -> Tensor:
+        """float [B, L, hidden] -> hidden states float [B, L, hidden]; mask bool [B, 1, L, L], or its blocks."""
         output = self.llm.get_decoder()(
             inputs_embeds=inputs, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         )

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from vilau_common.errors import UserError
 from vilau_unified_lm.config import UnifiedLMConfig
 from vilau_unified_lm.depth import DepthTransformer
-from vilau_unified_lm.losses import UnifiedLoss, unified_loss
+from vilau_unified_lm.losses import MIB, LossConfig, TokenLosses, chunked_cross_entropy, random_share
 from vilau_unified_lm.mixed_lm import MixedLM
 from vilau_unified_lm.packing import IGNORE, MixedSequence
 from vilau_unified_lm.projector import Projector
@@ -28,10 +28,9 @@ from vilau_vision_tower.tower import VisionTower
 
 
 @dataclass
-class UnifiedLMOutput:
-    loss: UnifiedLoss
-    text_logits: Tensor  # float [T, V], at the places with a text target
-    visual_logits: Tensor  # float [N, D, K], at the places with a visual target
+class UnifiedLogits:
+    text: Tensor  # float [T, V], at the places with a text target
+    visual: Tensor  # float [N, D, K], at the places with a visual target
 
 
 class UnifiedLM(MixedLM):
@@ -78,16 +77,49 @@ class UnifiedLM(MixedLM):
         self.vision_tower.eval().requires_grad_(False)
         return self
 
-    def forward(self, batch: MixedSequence) -> UnifiedLMOutput:
-        """Losses and logits of a packed batch; the depth transformer runs on supervised visual positions only."""
-        embeddings = self.image_tokenizer.embed_codes(batch.codes)
-        hidden = self.read(batch, self.embed(batch, embeddings.sum(dim=-2)))
+    def forward(self, batch: MixedSequence, loss: LossConfig | None = None) -> TokenLosses:
+        """Cross-entropies of a packed batch's targets; the depth transformer runs on supervised positions only.
+
+        loss: which share of them, and how much memory logits may take; None: its defaults. `losses.unified_loss` makes
+        the objective of what comes out.
+        """
+        loss = loss or LossConfig()
+        memory = loss.logits_mib * MIB
+        hidden, embeddings = self.hidden_states(batch)
         has_text, has_visual = batch.text_targets != IGNORE, batch.visual_targets != IGNORE
-        target = batch.visual_targets[has_visual]
-        text_logits = self.text_logits(hidden[has_text])
-        visual_logits = self.depth(hidden[has_visual], embeddings[target])
-        loss = unified_loss(text_logits, batch.text_targets[has_text], visual_logits, batch.codes[target])
-        return UnifiedLMOutput(loss=loss, text_logits=text_logits, visual_logits=visual_logits)
+        text = chunked_cross_entropy(
+            self.text_logits,
+            hidden[has_text],
+            batch.text_targets[has_text],
+            self.config.backbone_config.vocab_size,
+            memory,
+        )
+        before, target = hidden[has_visual], batch.visual_targets[has_visual]
+        positions = len(target)
+        if loss.depth_share < 1:
+            drawn = random_share(positions, loss.depth_share, target.device)
+            before, target = before[drawn], target[drawn]
+        visual = chunked_cross_entropy(
+            self.depth.logits,
+            self.depth(before, embeddings[target]).flatten(0, 1),
+            batch.codes[target].flatten(),
+            self.image_tokenizer.codebook_size,
+            memory,
+        )
+        return TokenLosses(text, visual.view(-1, self.image_tokenizer.depth), positions)
+
+    def logits(self, batch: MixedSequence) -> UnifiedLogits:
+        """All logits of a packed batch's targets at once, for a look at a few documents; training needs none."""
+        hidden, embeddings = self.hidden_states(batch)
+        has_visual = batch.visual_targets != IGNORE
+        states = self.depth(hidden[has_visual], embeddings[batch.visual_targets[has_visual]])
+        text = self.text_logits(hidden[batch.text_targets != IGNORE])
+        return UnifiedLogits(text, self.depth.logits(states))
+
+    def hidden_states(self, batch: MixedSequence) -> tuple[Tensor, Tensor]:
+        """The backbone's hidden states float [B, L, hidden], and the embeddings of `batch.codes` [N, D, C]."""
+        embeddings = self.image_tokenizer.embed_codes(batch.codes)
+        return self.read(batch, self.embed(batch, embeddings.sum(dim=-2))), embeddings
 
     def embed(self, batch: MixedSequence, features: Tensor) -> Tensor:
         """Inputs of the backbone, float [B, L, hidden]; features float [N, C]: the visual positions' z_q."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from vilau_common.training import MAIN, ParameterGroup, StepOutput, Task
+from vilau_unified_lm.losses import LossConfig, StepTargets, unified_loss
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import MixedSequence
 
@@ -19,10 +21,13 @@ class UnifiedTask(Task):
 
     unit = "tokens"
 
-    def __init__(self, model: UnifiedLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: UnifiedLM, tokenizer: PreTrainedTokenizerBase, loss: LossConfig | None = None
+    ) -> None:
         self.model = model
         self.network = model
         self.tokenizer = tokenizer
+        self.loss = loss or LossConfig()
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Hidden matrices of backbone and depth transformer (Muon's), and everything else."""
@@ -38,8 +43,11 @@ class UnifiedTask(Task):
             ),
         ]
 
+    def before_step(self, batches: Sequence[MixedSequence]) -> None:
+        self.targets = StepTargets.of(batches, self.model.device)
+
     def training_step(self, network: nn.Module, batch: MixedSequence, step: int) -> StepOutput:
-        loss = network(batch).loss
+        loss = unified_loss(network(batch, self.loss), self.targets, self.loss.normalization)
         metrics: dict[str, Tensor | float] = {
             "loss/text": loss.text.detach(),
             "loss/visual": loss.visual.detach(),

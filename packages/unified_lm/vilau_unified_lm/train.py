@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from transformers import LlamaConfig
 
@@ -12,8 +12,10 @@ from vilau_common.errors import UserError
 from vilau_common.fingerprint import vocabulary_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
+from vilau_unified_lm.attention import check_attention
 from vilau_unified_lm.config import DepthConfig, UnifiedLMConfig
 from vilau_unified_lm.data import DocumentDataConfig, document_loader
+from vilau_unified_lm.losses import LossConfig
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.task import UnifiedTask
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
@@ -45,13 +47,17 @@ class BackboneConfig:
 
 @dataclass(kw_only=True)
 class LmConfig:
-    """tower: the vision tower's run directory; text_tokenizer: directory of the text tokenizer."""
+    """tower: the vision tower's run directory; text_tokenizer: directory of the text tokenizer.
+
+    attention: sdpa, or flex_attention, by blocks, for long rows on GPUs (`attention.py`).
+    """
 
     tower: str
     text_tokenizer: str
     backbone: BackboneConfig
     depth: DepthConfig
     grid_positions: bool = False
+    attention: str = "sdpa"
 
 
 @dataclass(kw_only=True)
@@ -62,12 +68,15 @@ class TrainLmConfig:
     seed: int = 0
     data: DocumentDataConfig
     lm: LmConfig
+    loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig
 
 
 def train_lm(config: TrainLmConfig) -> TrainingResult:
     """Train to the end, or go on; model and tokenizer land in <directory>/model."""
     run = RunDirectory(config.directory)
+    config.loss.validate()
+    check_attention(config.lm.attention)
     fingerprint = tower_fingerprint(config.lm.tower)
     tower = load_tower(config.lm.tower)
     tokenizer = load_text_tokenizer(config.lm.text_tokenizer)
@@ -81,7 +90,7 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
     loader = document_loader(config.data, tokenizer, vocabulary, origin, config.seed, run.path)
     seed_everything(config.seed, distributed.rank())
     model = build_lm(config.lm, tower, vocabulary)
-    task = UnifiedTask(model, tokenizer)
+    task = UnifiedTask(model, tokenizer, config.loss)
     # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
     run.claim(
         {
@@ -106,6 +115,7 @@ def build_lm(config: LmConfig, tower: VisionTower, vocabulary: Vocabulary) -> Un
         )
     )
     model.vision_tower.load_state_dict(tower.state_dict())
+    model.llm.set_attn_implementation(config.attention)
     return model
 
 

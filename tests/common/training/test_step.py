@@ -35,6 +35,30 @@ def test_two_half_batches_make_one_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(halves[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_a_task_sees_all_batches_of_a_step_before_the_first(tmp_path: Path) -> None:
+    """The very ones that the step then takes, and none of the next step's."""
+
+    class CountingTask(ToyTask):
+        seen: list[list[torch.Tensor]] = []
+        taken: list[torch.Tensor] = []
+
+        def before_step(self, batches):
+            assert len(self.taken) == 3 * len(self.seen)
+            self.seen.append([batch["x"] for batch in batches])
+
+        def training_step(self, network, batch, step):
+            assert len(self.seen) == step + 1
+            self.taken.append(batch["x"])
+            return super().training_step(network, batch, step)
+
+    task = CountingTask()
+    weights_after(tmp_path, task, steps=4, accumulation=3)
+    together = [x for step in task.seen for x in step]
+    assert [len(step) for step in task.seen] == [3] * 4
+    assert all(torch.equal(x, y) for x, y in zip(together, task.taken, strict=True))
+    assert not torch.equal(together[0], together[1])
+
+
 class PlanesTask(ToyTask):
     """Losses linear in two weights, each wanting both of them to move, so that any leak turns a direction."""
 

@@ -55,8 +55,10 @@ class TrainingState:
         config = self.config
         units = 0
         present: set[str] = set()
-        for index in range(config.accumulation):
-            batch = self._next_batch()
+        batches = [self._next_batch() for _ in range(config.accumulation)]
+        self.task.before_step(batches)
+        for index, batch in enumerate(batches):
+            batch = send_to_device(batch, self._accelerator.device)
             last = index == config.accumulation - 1
             with contextlib.nullcontext() if last else self._accelerator.no_sync(self._network):
                 output = self.task.training_step(self._network, batch, self.step)
@@ -95,7 +97,7 @@ class TrainingState:
                     batch = next(self._batches)
             except StopIteration:
                 raise RuntimeError("the loader ended: training needs an endless one") from None
-            return send_to_device(batch, self._accelerator.device)
+            return batch
 
     def _backward(self, output: StepOutput, last: bool) -> None:
         """Give each loss's gradient to its own optimiser's parameters, and to no other's."""

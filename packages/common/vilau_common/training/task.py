@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,6 +87,10 @@ class Task(ABC):
     def train_mode(self) -> None:
         """Put the modules into training mode; override it to leave frozen parts in evaluation mode."""
         self.network.train()
+
+    def before_step(self, batches: Sequence[Any]) -> None:  # noqa: B027
+        """Called with all batches of an optimiser step before its first one, on the CPU, on every process: to count
+        what the means of the joint batch divide by."""
 
     def after_step(self, step: int) -> None:  # noqa: B027 - nothing is a fair default
         """Called after each optimiser step; `step` is the number of steps now done."""

@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from vilau_common.errors import UserError
 from vilau_common.images import from_pixels
-from vilau_unified_lm.losses import text_loss
+from vilau_unified_lm.losses import MIB, LossConfig, TokenLosses, chunked_cross_entropy
 from vilau_unified_lm.mixed_lm import MixedLM
 from vilau_unified_lm.packing import IGNORE
 from vilau_unified_lm.vila.config import VilaConfig
-from vilau_unified_lm.vila.data import PictureBatch
+from vilau_unified_lm.vila.data import NUMBER_DEPTH, PictureBatch
 from vilau_unified_lm.vila.projector import VilaProjector
 from vilau_vision_tower.clip.families import build_image_encoder
 
@@ -70,13 +70,24 @@ class VilaModel(MixedLM):
             self.encoder.eval().requires_grad_(False)
         return self
 
-    def forward(self, batch: PictureBatch) -> Tensor:
-        """The loss of a packed batch, float []: mean cross-entropy of its text targets, 0 where there are none."""
-        targets = batch.sequence.text_targets
-        return text_loss(self.logits(batch), targets[targets != IGNORE])
+    def forward(self, batch: PictureBatch, loss: LossConfig | None = None) -> TokenLosses:
+        """Cross-entropies of a packed batch's text targets, and none of codes.
+
+        loss: how much memory logits may take; None: its defaults.
+        """
+        sequence = batch.sequence
+        has_text = sequence.text_targets != IGNORE
+        text = chunked_cross_entropy(
+            self.text_logits,
+            self.hidden_states(batch)[has_text],
+            sequence.text_targets[has_text],
+            self.config.backbone_config.vocab_size,
+            (loss or LossConfig()).logits_mib * MIB,
+        )
+        return TokenLosses(text, text.new_zeros(0, NUMBER_DEPTH), positions=0)
 
     def logits(self, batch: PictureBatch) -> Tensor:
-        """The logits float [T, V] at the places with a text target."""
+        """All logits float [T, V] of a packed batch's text targets at once, for a look at a few documents."""
         return self.text_logits(self.hidden_states(batch)[batch.sequence.text_targets != IGNORE])
 
     def hidden_states(self, batch: PictureBatch) -> Tensor:

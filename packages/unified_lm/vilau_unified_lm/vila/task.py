@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from vilau_common.training import MAIN, ParameterGroup, StepOutput, Task
+from vilau_unified_lm.losses import LossConfig, StepTargets, unified_loss
 from vilau_unified_lm.vila.data import PictureBatch
 from vilau_unified_lm.vila.model import VilaModel
 
@@ -19,10 +21,13 @@ class VilaTask(Task):
 
     unit = "tokens"
 
-    def __init__(self, model: VilaModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: VilaModel, tokenizer: PreTrainedTokenizerBase, loss: LossConfig | None = None
+    ) -> None:
         self.model = model
         self.network = model
         self.tokenizer = tokenizer
+        self.loss = loss or LossConfig()
         # The encoder's last layer and head are read by nobody here; and a batch may have no picture.
         self.may_skip_parameters = model.config.train_encoder
 
@@ -40,8 +45,11 @@ class VilaTask(Task):
             ),
         ]
 
+    def before_step(self, batches: Sequence[PictureBatch]) -> None:
+        self.targets = StepTargets.of([batch.sequence for batch in batches], self.model.device)
+
     def training_step(self, network: nn.Module, batch: PictureBatch, step: int) -> StepOutput:
-        loss = network(batch)
+        loss = unified_loss(network(batch, self.loss), self.targets, self.loss.normalization).text
         return StepOutput({MAIN: loss}, {"loss/text": loss.detach()})
 
     def batch_size(self, batch: PictureBatch) -> int:
