@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +18,14 @@ from transformers import PreTrainedTokenizerFast
 from vilau_common.data.encoder import BadSample
 from vilau_common.data.loader import LoaderConfig
 from vilau_common.errors import UserError
-from vilau_unified_lm.data import DocumentDataConfig, DocumentEncoder, MixtureConfig, document_loader
+from vilau_unified_lm.data import (
+    BlendConfig,
+    DocumentDataConfig,
+    DocumentEncoder,
+    MixtureConfig,
+    data_sources,
+    document_loader,
+)
 from vilau_unified_lm.document import Document, ImageSegment, TextSegment
 from vilau_unified_lm.packing import IGNORE
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -26,9 +34,13 @@ from vilau_vision_tower.tokenize import CodesOrigin
 TOWER = CodesOrigin(fingerprint="0123456789abcdef", codebook_size=K, depth=D, grid=(3, 3))
 
 
-def data_config(directory: Path | str = "", **changes: Any) -> DocumentDataConfig:
+def part(form: str, weight: float = 1.0) -> BlendConfig:
+    return BlendConfig(directory="a", form=form, weight=weight)
+
+
+def data_config(directory: Path | str | None = "", **changes: Any) -> DocumentDataConfig:
     settings: dict[str, Any] = {
-        "directory": str(directory),
+        "directory": None if directory is None else str(directory),
         "mixture": MixtureConfig(),
         "row_length": 80,
         "questions_per_document": 3,
@@ -61,6 +73,10 @@ def written(document: Document, encoder: DocumentEncoder, supervised: bool | Non
         for id_ in segment.ids
     ]
     return str(encoder.builder.tokenizer.decode(ids))
+
+
+def talk(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[n % 2], "text": text} for n, text in enumerate(texts)]
 
 
 def picture(document: Document) -> ImageSegment:
@@ -129,6 +145,114 @@ def test_text_takes_any_text_and_needs_no_picture(encoder: DocumentEncoder) -> N
     assert texts == {f"<s> {text}</s>" for text in CAPTIONS[:2]}
 
 
+def shown(document: Document) -> list[np.ndarray]:
+    return [segment.codes for segment in document.segments if isinstance(segment, ImageSegment)]
+
+
+def several(count: int, variants: int = 1) -> np.ndarray:
+    """Codes of a sample's pictures, [N, V, 3, 3, D]."""
+    codes = [[random_codes(10 * n + variant) for variant in range(variants)] for n in range(count)]
+    return np.array(codes)
+
+
+def roomy(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, **changes: Any) -> DocumentEncoder:
+    return DocumentEncoder(data_config(row_length=300, blank_share=0.0, **changes), tokenizer, vocabulary)
+
+
+def test_videos_are_the_frames_that_the_record_tells_of(
+    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary
+) -> None:
+    encoder = roomy(tokenizer, vocabulary)
+    codes = several(3, variants=4)
+    fields = sample_fields(codes, videos=[3], pictures=3)
+    seen = set()
+    for seed in range(20):
+        document = encoder.encode("0", fields, "text_to_video", rng(seed))
+        frames = np.stack(shown(document)).reshape(3, 3, 3, D)
+        (variant,) = [v for v in range(4) if (frames == codes[:, v]).all()]  # of one and the same version
+        seen.add(variant)
+        assert written(document, encoder, supervised=False).endswith("<video_start>")
+        assert written(document, encoder, supervised=True) == "<video_end></s>"
+    assert seen == {0, 1, 2, 3}
+    asked = encoder.encode("0", fields, "video_to_text", rng())
+    assert len(shown(asked)) == 3
+    assert written(asked, encoder, supervised=True).strip() == f"{CAPTIONS[0]}</s>"
+    blank = roomy(tokenizer, vocabulary)
+    blank.forms.blank_share = 1.0
+    assert len(blank.encode("0", fields, "text_to_video", rng())) == 1 + 1 + 3 * POSITIONS + 1 + 1
+
+
+def test_edits_conversations_and_interleaved_documents_show_their_pictures_in_order(
+    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary
+) -> None:
+    encoder = roomy(tokenizer, vocabulary)
+    codes = several(4)
+    expected = [list(image.reshape(POSITIONS, D).tolist()) for image in codes[:, 0]]
+    edit = encoder.encode("0", sample_fields(codes[:2], instruction="a star"), "edit", rng())
+    assert [image.tolist() for image in shown(edit)] == expected[:2]
+    assert [s.supervised for s in edit.segments if isinstance(s, ImageSegment)] == [False, True]
+    text = {"interleaved": "a star <image> and <image><image> no <image>"}
+    for image_loss in (False, True):
+        encoder = roomy(tokenizer, vocabulary, interleaved_image_loss=image_loss)
+        document = encoder.encode("0", sample_fields(codes, **text), "interleaved", rng())
+        assert [image.tolist() for image in shown(document)] == expected
+        assert {s.supervised for s in document.segments if isinstance(s, ImageSegment)} == {image_loss}
+    conversation = talk("<image> like <image>?", "no", "<video>", "yes")
+    fields = sample_fields(codes, conversation=conversation, videos=[2], pictures=4)
+    document = encoder.encode("0", fields, "conversation", rng())
+    assert [image.tolist() for image in shown(document)] == expected
+    assert [a.strip() for a in written(document, encoder, supervised=True).split("</s>")] == ["no", "yes", ""]
+
+
+def test_a_conversation_needs_no_picture(encoder: DocumentEncoder) -> None:
+    record = {"conversation": talk("is there a star?", "no"), "pictures": 0}
+    document = encoder.encode("0", {"json": json.dumps(record).encode()}, "conversation", rng())
+    assert not shown(document)
+    assert written(document, encoder, supervised=True).strip() == "no</s>"
+
+
+def test_conversations_that_the_template_refuses_are_bad(
+    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary
+) -> None:
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system, please') }}{% endif %}"
+        "{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    )
+    encoder = DocumentEncoder(data_config(), chatty, vocabulary)
+    record = {"conversation": talk("a star", "no"), "pictures": 0}
+    assert encoder.encode("0", {"json": json.dumps(record).encode()}, "conversation", rng())
+    record["conversation"].insert(0, {"role": "system", "text": "be kind"})
+    with pytest.raises(BadSample, match="no system, please"):
+        encoder.encode("0", {"json": json.dumps(record).encode()}, "conversation", rng())
+
+
+@pytest.mark.parametrize("form", ["text", "interleaved"])
+def test_documents_longer_than_a_row_go_on_in_the_next(encoder: DocumentEncoder, form: str) -> None:
+    text = "a star " * 120
+    if form == "text":
+        document = encoder.encode("0", sample_fields(variants(), texts=[text]), form, rng())
+    else:
+        said = f"{text[:300]}<image>{text[300:]}"
+        document = encoder.encode("0", sample_fields(variants(), interleaved=said), form, rng())
+    assert len(document) > 2 * encoder.config.row_length
+    parts = encoder.split(document)
+    assert all(len(part) <= encoder.config.row_length for part in parts)
+    assert sum(len(part) for part in parts) == len(document) + len(parts) - 1  # each begins anew
+    assert encoder.split(parts[0]) == (parts[0],)
+    narrow = DocumentEncoder(
+        data_config(row_length=POSITIONS + 2), encoder.builder.tokenizer, encoder.vocabulary
+    )
+    if form == "interleaved":
+        with pytest.raises(BadSample, match=f"an image of {POSITIONS + 3} places exceeds the row's"):
+            narrow.encode("0", sample_fields(variants(), interleaved=said), form, rng())
+
+
+def test_every_form_of_the_mixture_is_there(encoder: DocumentEncoder) -> None:
+    for form in vars(MixtureConfig()):
+        assert callable(getattr(encoder.forms, form))
+
+
 def test_encoding_depends_on_its_arguments_alone(encoder: DocumentEncoder) -> None:
     """A resumed run encodes the buffers again and must come to the same."""
     fields = sample_fields(variants(3))
@@ -195,8 +319,36 @@ def test_no_prompt_is_blank_where_none_should_be_and_no_other_form_ever(
         ("questions", {"questions": ["how many?"]}, "no questions: expected"),
         ("questions", {"questions": [*QUESTIONS, {"question": "how many?"}]}, "no questions: expected"),
         ("questions", {"questions": [{"question": "how many?", "answer": 2}]}, "no questions: expected"),
+        (
+            "questions",
+            {"questions": [{"question": "a star " * 80, "answer": "no"}]},
+            r"a questions document of \d+ places exceeds the row's 80",
+        ),
         ("text", {"texts": []}, "no texts"),
-        ("text", {"texts": ["a star " * 80]}, r"a text document of \d+ places exceeds the row's 80"),
+        ("text", {"texts": [" \n"]}, "an empty document"),
+        ("text_to_video", {}, "1 images, where the form needs 0"),
+        ("text_to_video", {"videos": [1, 1]}, "its videos have 2 frames, but there are 1 pictures"),
+        ("video_to_text", {"videos": "1"}, "videos: expected a list"),
+        ("text_to_image", {"videos": [1]}, "0 images, where the form needs 1"),
+        ("edit", {"instruction": "paint it"}, "1 images, where the form needs 2"),
+        ("edit", {}, "no instruction"),
+        ("interleaved", {}, "no interleaved: expected a text"),
+        ("interleaved", {"interleaved": "<image>"}, "an empty document: no text beside its images"),
+        ("interleaved", {"interleaved": "no place"}, "1 image, but 0 <image> in the text"),
+        ("interleaved", {"interleaved": "<image> or <image>"}, "1 image, but 2 <image> in the text"),
+        ("conversation", {}, "no conversation: expected a list of turns"),
+        ("conversation", {"conversation": talk("what?", "this")}, "1 image, but 0 <image> in the text"),
+        (
+            "conversation",
+            {"conversation": talk("<image><video>", "a")},
+            "0 videos, but 1 <video> in the text",
+        ),
+        ("conversation", {"conversation": talk("<image>")}, "does not end with an answer"),
+        (
+            "conversation",
+            {"conversation": talk("<image>", "a"), "pictures": 2},
+            "codes of 1 pictures, but its",
+        ),
     ],
 )
 def test_samples_without_what_a_form_needs_are_bad(
@@ -312,6 +464,40 @@ def test_codes_of_another_tower_are_refused(
         document_loader(data_config(shards), tokenizer, vocabulary, other, seed=0, log_directory=tmp_path)
 
 
+def test_a_blend_draws_from_several_directories(
+    shards: Path, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    """Codes in two forms, and text as `vilau prepare` leaves it, of which no tower need know."""
+    records = [{"texts": ["a star " * 60], "pictures": 0} for _ in range(20)]
+    plain = [{"json": json.dumps(record).encode()} for record in records]
+    write_codes(tmp_path / "text" / "train", plain, {"source": "text"})
+    blend = [
+        BlendConfig(directory=str(shards), form="text_to_image", weight=2.0),
+        BlendConfig(directory=str(shards), form="questions", weight=0.0),
+        BlendConfig(directory=str(tmp_path / "text"), form="text"),
+    ]
+    config = data_config(None, blend=blend)
+    sources = data_sources(config, TOWER)
+    assert [(Path(s.path).parent, s.form, s.weight) for s in sources] == [
+        (shards, "text_to_image", 2.0),
+        (tmp_path / "text", "text", 1.0),
+    ]
+    loader = document_loader(config, tokenizer, vocabulary, TOWER, seed=0, log_directory=tmp_path)
+    pictures, full = 0, 0
+    for _, batch in zip(range(40), loader, strict=False):
+        pictures += int((batch.visual_targets != IGNORE).sum()) // POSITIONS
+        full += int(
+            ((batch.document_ids == 1).sum(dim=1) == 80).sum()
+        )  # the first part of a long text fills a row
+        assert len(batch.codes) == (batch.visual_targets != IGNORE).sum()
+    assert 0.5 < 2 * 0.9 * full / pictures < 2
+    with pytest.raises(UserError, match="were made with the tower"):
+        data_sources(config, replace(TOWER, fingerprint="fedcba"))
+    write_codes(tmp_path / "bare" / "train", [sample_fields(variants())], {})
+    with pytest.raises(UserError, match="holds no codes"):
+        data_sources(data_config(tmp_path / "bare"), TOWER)
+
+
 def test_missing_codes_are_told(
     tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
@@ -330,6 +516,14 @@ def test_missing_codes_are_told(
             "data.mixture gives no",
         ),
         ({"mixture": MixtureConfig(text=-0.1)}, "data.mixture.text is -0.1"),
+        ({"directory": None}, "data.directory is not set"),
+        ({"blend": [part("text")]}, "data.blend and data.directory are both set"),
+        (
+            {"directory": None, "blend": [part("text"), part("test")]},
+            r"data.blend\[1\].form is test; there are",
+        ),
+        ({"directory": None, "blend": [part("text", -1.0)]}, r"data.blend.0 \(a\) is -1.0"),
+        ({"directory": None, "blend": [part("text", 0.0)]}, "data.blend gives no form"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from tiny_tower import tiny_tower
 from transformers import SiglipModel
 
 from vilau_common.data.augmentation import AugmentationConfig
-from vilau_common.data.fields import CODES_FIELD, JSON_FIELD, codes_field, image_field
+from vilau_common.data.fields import (
+    CODES_FIELD,
+    JSON_FIELD,
+    codes_field,
+    image_field,
+    images_field,
+    picture_fields,
+    sample_codes,
+)
 from vilau_common.data.prepare import encode_png
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
 from vilau_common.errors import UserError
@@ -172,6 +181,58 @@ def test_bad_samples_are_left_out_and_told(
     keys = [key for key, _ in read_shards(Path(config.directory) / "train")]
     assert keys == ["0000", "0002", "0003"]
     assert "1 of 4 samples" in capsys.readouterr().out
+
+
+def several(count: int) -> dict[str, bytes]:
+    """A sample of so many pictures, as `vilau prepare` writes it."""
+    rng = np.random.default_rng(count)
+    pictures = [
+        ("png", encode_png(rng.integers(256, size=(32, 32, 3), dtype=np.uint8))) for _ in range(count)
+    ]
+    record = {"conversation": [], "pictures": count}
+    return {**picture_fields(pictures), JSON_FIELD: json.dumps(record).encode()}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 256])
+def test_all_pictures_of_a_sample_become_codes(
+    config: TokenizeConfig, tmp_path: Path, batch_size: int
+) -> None:
+    samples = [several(2), several(0), several(5), sample(), several(1), several(0)]
+    flips = AugmentationConfig(horizontal_flip=True)
+    config = with_samples(config, tmp_path / "data", samples)
+    tokenize(dataclasses.replace(config, batch_size=batch_size, variants=6, augmentation=flips))
+    tower = load_tower(config.tower_directory)
+    written = [fields for _, fields in read_shards(Path(config.directory) / "train")]
+    assert [fields[JSON_FIELD] for fields in written] == [fields[JSON_FIELD] for fields in samples]
+    for fields, source in zip(written, samples, strict=True):
+        record = json.loads(source[JSON_FIELD])
+        images = images_field(source, record)
+        codes = sample_codes(fields, record, tower.codebook_size)
+        assert len(codes) == len(images)
+        if not images:
+            assert fields.keys() == {JSON_FIELD}
+            continue
+        assert codes.shape == (len(images), 6, *tower.grid, tower.depth)
+        stored = np.load(io.BytesIO(fields[CODES_FIELD]))
+        assert stored.ndim == (4 if len(images) == 1 else 5)  # those of one picture as ever
+        plain, mirrored = (
+            tower.encode(to_tensor(np.stack([image[:, ::step] for image in images]))).numpy()
+            for step in (1, -1)
+        )
+        assert (codes[:, 0] == plain).all()
+        for variant in range(1, 6):  # all of a sample's pictures are changed alike
+            assert (codes[:, variant] == plain).all() or (codes[:, variant] == mirrored).all()
+
+
+def test_samples_whose_pictures_are_not_all_there_are_left_out(
+    config: TokenizeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = several(3)
+    del lacking["1.png"]
+    config = with_samples(config, tmp_path / "data", [several(3), lacking, several(0), sample()])
+    tokenize(dataclasses.replace(config, max_bad_share=0.3))
+    assert [key for key, _ in read_shards(Path(config.directory) / "train")] == ["0000", "0002", "0003"]
+    assert "0001: 2 pictures, but its record tells of 3" in capsys.readouterr().out
 
 
 def test_pictures_of_another_size_are_fitted(config: TokenizeConfig, tmp_path: Path) -> None:

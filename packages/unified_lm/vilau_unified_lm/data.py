@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,42 +11,66 @@ from transformers import PreTrainedTokenizerBase
 
 from vilau_common import distributed
 from vilau_common.data.encoder import BadSample, SampleEncoder
-from vilau_common.data.fields import codes_field, json_field, text_list
+from vilau_common.data.fields import JSON_FIELD
 from vilau_common.data.loader import Loader, LoaderConfig, build_loader
 from vilau_common.data.shards import dataset_info
 from vilau_common.data.source import Source
 from vilau_common.errors import UserError
-from vilau_unified_lm.document import Codes, Document, DocumentBuilder
+from vilau_unified_lm.document import Document, DocumentBuilder
+from vilau_unified_lm.forms import DocumentForms
 from vilau_unified_lm.packing import MixedSequence, first_fit_decreasing, pack
+from vilau_unified_lm.segments import largest_unit, split_document
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.tokenize import CodesOrigin
+
+# A document of these that is longer than a row goes on in further rows; of others it is skipped and counted.
+SPLIT_FORMS = ("text", "interleaved")
 
 
 @dataclass(kw_only=True)
 class MixtureConfig:
-    """Shares of the documents drawn, by form; 0 leaves a form out."""
+    """Shares of the documents drawn, by form (`forms`); 0 leaves a form out."""
 
     text_to_image: float = 0.5
     image_to_text: float = 0.15
     questions: float = 0.3
     text: float = 0.05
+    text_to_video: float = 0.0
+    video_to_text: float = 0.0
+    edit: float = 0.0
+    interleaved: float = 0.0
+    conversation: float = 0.0
+
+
+@dataclass(kw_only=True)
+class BlendConfig:
+    """directory: as in `DocumentDataConfig`. form: of `MixtureConfig`. weight: relative to the others'; 0: none."""
+
+    directory: str
+    form: str
+    weight: float = 1.0
 
 
 @dataclass(kw_only=True)
 class DocumentDataConfig:
-    """directory: code shards of `vilau tokenize`, with train/. row_length: places in a packed row.
+    """directory: code shards of `vilau tokenize`, with train/; of data without pictures as `vilau prepare` made it.
+    mixture: of its forms. blend: in place of these two, several directories, each in one form. row_length: places
+    in a packed row.
 
-    blank_share: of text-to-image documents whose caption is left out (for guidance). questions_per_document: turns
-    about one picture at most. independent_questions: they do not see each other and any of a picture's are taken;
-    false: they are one conversation, cut after the first ones.
+    blank_share: of text-to-image and text-to-video documents whose caption is left out (for guidance).
+    questions_per_document: turns about one picture at most. independent_questions: they do not see each other and
+    any of a picture's are taken; false: they are one conversation, cut after the first ones. interleaved_image_loss:
+    interleaved documents train their images, too, not their text alone.
     """
 
-    directory: str
+    directory: str | None = None
     mixture: MixtureConfig
+    blend: list[BlendConfig] = field(default_factory=list)
     row_length: int = 4096
     blank_share: float = 0.1
     questions_per_document: int = 8
     independent_questions: bool = True
+    interleaved_image_loss: bool = False
     loader: LoaderConfig
 
     def validate(self) -> None:
@@ -59,11 +83,35 @@ class DocumentDataConfig:
             )
         if self.loader.packing_buffer < 1:
             raise UserError("data.loader.packing_buffer is 0, but documents are packed; give some hundreds")
-        for form, weight in vars(self.mixture).items():
-            if weight < 0:
-                raise UserError(f"data.mixture.{form} is {weight}; a share is 0 (none) or above")
-        if not any(weight > 0 for weight in vars(self.mixture).values()):
-            raise UserError("data.mixture gives no form of document a share above 0")
+        if self.blend:
+            self._validate_blend()
+        elif self.directory is None:
+            raise UserError(
+                "data.directory is not set; give code shards of `vilau tokenize`, or set data.blend"
+            )
+        else:
+            _require_weights("data.mixture", vars(self.mixture).items())
+
+    def _validate_blend(self) -> None:
+        if self.directory is not None:
+            raise UserError(
+                "data.blend and data.directory are both set; data.directory=null leaves the blend"
+            )
+        forms = list(vars(self.mixture))
+        for number, part in enumerate(self.blend):
+            if part.form not in forms:
+                raise UserError(f"data.blend[{number}].form is {part.form}; there are {', '.join(forms)}")
+        weights = [(f"{number} ({part.directory})", part.weight) for number, part in enumerate(self.blend)]
+        _require_weights("data.blend", weights)
+
+
+def _require_weights(setting: str, weights: Iterable[tuple[str, float]]) -> None:
+    weights = list(weights)
+    for name, weight in weights:
+        if weight < 0:
+            raise UserError(f"{setting}.{name} is {weight}; a share is 0 (none) or above")
+    if not any(weight > 0 for _, weight in weights):
+        raise UserError(f"{setting} gives no form of document a share above 0")
 
 
 class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
@@ -75,15 +123,26 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
         self.config = config
         self.vocabulary = vocabulary
         self.builder = DocumentBuilder(tokenizer, vocabulary)
+        self.forms = DocumentForms(
+            self.builder,
+            blank_share=config.blank_share,
+            questions_per_document=config.questions_per_document,
+            independent_questions=config.independent_questions,
+            interleaved_image_loss=config.interleaved_image_loss,
+        )
 
     def encode(self, key: str, fields: Mapping[str, bytes], form: str, rng: np.random.Generator) -> Document:
-        record = json_field(fields)
-        document = getattr(self, f"_{form}")(fields, record, rng)
-        if len(document) > self.config.row_length:
-            raise BadSample(
-                f"a {form} document of {len(document)} places exceeds the row's {self.config.row_length}"
-            )
+        document = self.forms.document(fields, form, rng)
+        longest = self.config.row_length
+        if len(document) > longest and form not in SPLIT_FORMS:
+            raise BadSample(f"a {form} document of {len(document)} places exceeds the row's {longest}")
+        if len(document) > longest and (size := largest_unit(document)) > longest:
+            raise BadSample(f"an image of {size} places exceeds the row's {longest}")
         return document
+
+    def split(self, sample: Document) -> Sequence[Document]:
+        longest = self.config.row_length
+        return (sample,) if len(sample) <= longest else split_document(sample, longest)
 
     def select_packs(self, samples: Sequence[Document]) -> list[list[int]]:
         lengths = [len(document) for document in samples]
@@ -98,54 +157,25 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
     def collate(self, rows: Sequence[list[Document]]) -> MixedSequence:
         return pack(rows, self.config.row_length, self.vocabulary.depth)
 
-    def _text_to_image(
-        self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
-    ) -> Document:
-        captions = text_list(record, "captions")
-        blank = rng.random() < self.config.blank_share
-        caption = "" if blank else captions[rng.integers(len(captions))]
-        return self.builder.text_to_image(caption, self._codes(fields, rng))
 
-    def _image_to_text(
-        self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
-    ) -> Document:
-        # The first caption says everything that is known of the picture; a description does, too, in a fixed order.
-        said = record.get("description") or text_list(record, "captions")[0]
-        if not isinstance(said, str):
-            raise BadSample("description: expected a text")
-        return self.builder.image_to_text(self._codes(fields, rng), said)
+def data_sources(config: DocumentDataConfig, origin: CodesOrigin) -> list[Source]:
+    """The weighted sources of `data.blend`, or of `data.directory` and `data.mixture`.
 
-    def _questions(
-        self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
-    ) -> Document:
-        questions = record.get("questions")
-        if not isinstance(questions, list) or not questions or not all(map(_is_turn, questions)):
-            raise BadSample("no questions: expected a list of objects with question and answer")
-        if self.config.independent_questions:
-            order = rng.permutation(len(questions))
-        else:
-            order = np.arange(len(questions))
-        turns = [(questions[i]["question"], questions[i]["answer"]) for i in order]
-        turns = turns[: self.config.questions_per_document]
-        return self.builder.questions(self._codes(fields, rng), turns, self.config.independent_questions)
-
-    def _text(
-        self, fields: Mapping[str, bytes], record: Mapping[str, object], rng: np.random.Generator
-    ) -> Document:
-        texts = text_list(record, "texts")
-        return self.builder.text(texts[rng.integers(len(texts))])
-
-    def _codes(self, fields: Mapping[str, bytes], rng: np.random.Generator) -> Codes:
-        variants = codes_field(fields, self.vocabulary.codebook_size)
-        if variants.shape[-1] != self.vocabulary.depth:
-            raise BadSample(f"{variants.shape[-1]} codes a position, not {self.vocabulary.depth}")
-        return variants[rng.integers(len(variants))].astype(np.int64)
-
-
-def _is_turn(question: object) -> bool:
-    return isinstance(question, dict) and all(
-        isinstance(question.get(name), str) for name in ("question", "answer")
-    )
+    Raises UserError where a data set is missing or its codes are another tower's. Sets without pictures need no codes.
+    """
+    blend = config.blend or [
+        BlendConfig(directory=str(config.directory), form=form, weight=weight)
+        for form, weight in vars(config.mixture).items()
+    ]
+    sources = []
+    for part in blend:
+        if part.weight > 0:
+            directory = Path(part.directory) / "train"
+            data = dataset_info(directory, hint="`vilau tokenize` makes it")
+            if data.fields != [JSON_FIELD]:
+                origin.check(directory, data.info)
+            sources.append(Source(path=str(directory), weight=part.weight, form=part.form))
+    return sources
 
 
 def document_loader(
@@ -161,15 +191,8 @@ def document_loader(
     origin: the LM's tower. Raises UserError where the code shards are missing or another tower's.
     """
     config.validate()
-    directory = Path(config.directory) / "train"
-    origin.check(directory, dataset_info(directory, hint="`vilau tokenize` makes it").info)
-    sources = [
-        Source(path=str(directory), weight=weight, form=form)
-        for form, weight in vars(config.mixture).items()
-        if weight > 0
-    ]
     return build_loader(
-        sources,
+        data_sources(config, origin),
         DocumentEncoder(config, tokenizer, vocabulary),
         config.loader,
         seed=seed,

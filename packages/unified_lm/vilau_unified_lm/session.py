@@ -59,7 +59,7 @@ class Session:
         """The likeliest answer to each question about the picture with these codes, int64 [h, w, D]."""
         pairs = zip(codes, questions, strict=True)
         prompts = [self.builder.question_prompt(code, question) for code, question in pairs]
-        end = self.builder.vocabulary.end
+        end = self.builder.chat.end
         rows = self.engine.write(prompts, end, max_tokens, GREEDY, [0] * len(prompts))
         return [self.text_tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 

@@ -98,7 +98,14 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
             "tower_fingerprint": fingerprint,
             "text_tokenizer_fingerprint": vocabulary_fingerprint(tokenizer.get_vocab()),
         },
-        ignore=["directory", "data.directory", "lm.tower", "lm.text_tokenizer", *operational_keys()],
+        ignore=[
+            "directory",
+            "data.directory",
+            "data.blend",
+            "lm.tower",
+            "lm.text_tokenizer",
+            *operational_keys(),
+        ],
     )
     return train(task, loader, config.training, run, stage="lm", seed=config.seed)
 

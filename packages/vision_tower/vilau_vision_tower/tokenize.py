@@ -1,7 +1,8 @@
 """`vilau tokenize`: a data set's pictures become codes once, instead of at each training step.
 
-Code shards hold `<key>.codes.npy` (uint16 [V, h, w, D], V variants of the picture) and the sample's JSON as it was.
-Their `dataset.json` names the tower that made them: the fingerprint of its weights, K, D and the grid.
+Code shards hold `<key>.codes.npy` and the sample's JSON as it was. The codes are uint16 [V, h, w, D], V variants of the
+picture; of a sample with several pictures or frames [N, V, h, w, D]; a sample of text alone has none. Their
+`dataset.json` names the tower that made them: the fingerprint of its weights, K, D and the grid.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from vilau_common.data.fields import (
     CODES_FIELD,
     JSON_FIELD,
     captions_field,
-    image_field,
+    images_field,
     json_field,
 )
 from vilau_common.data.shards import ShardWriter, dataset_info, read_shards
@@ -163,18 +164,25 @@ def _is_written(target: Path, info: Mapping[str, Any]) -> bool:
     return {name: found.get(name) for name in info} == info
 
 
+@dataclass
+class _Sample:
+    key: str
+    versions: Picture  # uint8 [V, N, size, size, 3], V variants of its N pictures
+    record: bytes  # its JSON
+
+
 def _tokenize_split(
     tower: VisionTower, config: TokenizeConfig, source: Path, target: Path, info: dict[str, Any], total: int
 ) -> None:
     bad: list[str] = []
     with ShardWriter(target, info, samples_per_shard=config.samples_per_shard) as writer:
-        with TrainingProgress("tokenize", total, "images", visible=True) as progress:
+        with TrainingProgress("tokenize", total, "samples", visible=True) as progress:
             for batch in _batches(source, config, tower.image_size, bad):
-                versions = np.stack([versions for _, versions, _ in batch], axis=1)
-                codes = torch.stack([tower.encode(to_tensor(v).to(tower.device)) for v in versions], dim=1)
-                stacks = codes.cpu().numpy().astype(np.uint16)
-                for (key, _, record), stack in zip(batch, stacks, strict=True):
-                    writer.write(key, {CODES_FIELD: _npy(stack), JSON_FIELD: record})
+                for sample, codes in zip(batch, _codes(tower, batch, config.batch_size), strict=True):
+                    fields = {JSON_FIELD: sample.record}
+                    if len(codes):
+                        fields = {CODES_FIELD: _npy(codes[0] if len(codes) == 1 else codes), **fields}
+                    writer.write(sample.key, fields)
                 progress.advance(writer.samples, len(batch), None)
         if len(bad) > config.max_bad_share * total:
             raise UserError(
@@ -187,35 +195,59 @@ def _tokenize_split(
         )
 
 
-def _variants(key: str, image: Picture, size: int, config: TokenizeConfig) -> Picture:
-    """uint8 [H, W, 3] -> uint8 [V, size, size, 3]; a sample's key fixes how it is changed."""
-    rng = np.random.default_rng(zlib.crc32(key.encode()))
-    changed = [augmented(image, size, config.augmentation, rng) for _ in range(config.variants - 1)]
-    return np.stack([centre_square(image, size), *changed])
+def _codes(tower: VisionTower, batch: Sequence[_Sample], batch_size: int) -> list[np.ndarray]:
+    """uint16 [N, V, h, w, D] of each sample."""
+    variants = []
+    for pictures in np.concatenate([sample.versions for sample in batch], axis=1):
+        images = [
+            to_tensor(part) for part in np.split(pictures, range(batch_size, len(pictures), batch_size))
+        ]
+        encoded = [tower.encode(part.to(tower.device)) for part in images if len(part)]
+        variants.append(torch.cat(encoded).cpu() if encoded else torch.zeros(0, 1, 1, 1))
+    stacked = torch.stack(variants, dim=1).numpy().astype(np.uint16)
+    return np.split(stacked, np.cumsum([sample.versions.shape[1] for sample in batch])[:-1])
+
+
+def _variants(key: str, images: Sequence[Picture], size: int, config: TokenizeConfig) -> Picture:
+    """uint8 [H, W, 3] each -> uint8 [V, N, size, size, 3].
+
+    A sample's key fixes how its pictures are changed: all by the same draws, since frames belong together.
+    """
+    versions = np.zeros((config.variants, len(images), size, size, 3), np.uint8)
+    for number, image in enumerate(images):
+        rng = np.random.default_rng(zlib.crc32(key.encode()))
+        versions[0, number] = centre_square(image, size)
+        for variant in range(1, config.variants):
+            versions[variant, number] = augmented(image, size, config.augmentation, rng)
+    return versions
 
 
 def _batches(
     source: Path, config: TokenizeConfig, image_size: int, bad: list[str]
-) -> Iterator[list[tuple[str, Picture, bytes]]]:
-    """Key, variants uint8 [V, H, W, 3] and JSON of each sample."""
+) -> Iterator[list[_Sample]]:
+    """The samples, so many at a time that their pictures fill a batch."""
     caption_key = dataset_info(source).caption_key
-    batch: list[tuple[str, Picture, bytes]] = []
+    batch: list[_Sample] = []
+    pictures = 0
     for key, fields in read_shards(source):
         try:
-            versions = _variants(key, image_field(fields), image_size, config)
-            batch.append((key, versions, _record(fields, caption_key)))
+            record = json_field(fields)
+            images = images_field(fields, record)
+            text = _record(fields, record, caption_key)
         except BadSample as error:
             bad.append(f"{key}: {error}")
-        if len(batch) == config.batch_size:
+            continue
+        batch.append(_Sample(key, _variants(key, images, image_size, config), text))
+        pictures += max(1, len(images))  # samples of text alone must not pile up
+        if pictures >= config.batch_size:
             yield batch
-            batch = []
+            batch, pictures = [], 0
     if batch:
         yield batch
 
 
-def _record(fields: Mapping[str, bytes], caption_key: str) -> bytes:
+def _record(fields: Mapping[str, bytes], record: dict[str, Any], caption_key: str) -> bytes:
     """The sample's JSON as it is; of a data set of others, with its captions where ours have them."""
-    record = json_field(fields)
     if caption_key == CAPTIONS:
         return fields[JSON_FIELD]
     return json.dumps({**record, CAPTIONS: captions_field(fields, caption_key)}, ensure_ascii=False).encode()

@@ -104,13 +104,25 @@ class TokenEncoder(SampleEncoder[Any, Any, ToyBatch]):
         return ToyBatch(list(keys), {"tokens": torch.from_numpy(np.stack(tokens))})
 
 
-def toy_loader(directory: Path, *, workers: int, packing: bool, seed: int = 5) -> Loader[ToyBatch]:
+class SplittingEncoder(TokenEncoder):
+    """Up to five parts of each sample."""
+
+    def split(self, sample: Any) -> Sequence[Any]:
+        key, tokens = sample
+        return [
+            (f"{key}.{part}", piece) for part, piece in enumerate(np.array_split(tokens, 1 + len(tokens) % 5))
+        ]
+
+
+def toy_loader(
+    directory: Path, *, workers: int, packing: bool, seed: int = 5, splitting: bool = False
+) -> Loader[ToyBatch]:
     """Two sources from one directory, small buffers."""
     sources = [Source(path=str(directory), weight=2.0, form="a"), Source(path=str(directory), form="b")]
     config = LoaderConfig(
         batch_size=8, workers=workers, shuffle_buffer=40, packing_buffer=30 if packing else 0
     )
-    encoder = TokenEncoder() if packing else PictureEncoder()
+    encoder = (SplittingEncoder() if splitting else TokenEncoder()) if packing else PictureEncoder()
     return build_loader(sources, encoder, config, seed=seed)
 
 

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from vilau_common.data.encoder import BadSample
-from vilau_common.data.fields import captions_field, codes_field, image_field, json_field, text_list
+from vilau_common.data.fields import (
+    captions_field,
+    codes_field,
+    image_field,
+    images_field,
+    json_field,
+    picture_fields,
+    sample_codes,
+    text_field,
+    text_list,
+    video_lengths,
+)
 from vilau_common.data.prepare import encode_png
 
 RNG = np.random.default_rng(0)
@@ -90,3 +101,59 @@ def test_codes() -> None:
 def test_wrong_codes_are_a_bad_sample(content: bytes | None, reason: str) -> None:
     with pytest.raises(BadSample, match=reason):
         codes_field({} if content is None else {"codes.npy": content}, 16)
+
+
+def test_codes_of_several_pictures_and_of_none() -> None:
+    codes = RNG.integers(0, 16, (3, 2, 4, 3, 5)).astype(np.uint16)
+    assert np.array_equal(sample_codes({"codes.npy": npy(codes)}, {"pictures": 3}, 16), codes)
+    assert np.array_equal(sample_codes({"codes.npy": npy(codes[0])}, {}, 16), codes[:1])
+    assert np.array_equal(sample_codes({"codes.npy": npy(codes[0])}, {"pictures": 1}, 16), codes[:1])
+    assert len(sample_codes({}, {"pictures": 0}, 16)) == 0
+    for fields, record, reason in (
+        ({}, {}, "no field 'codes.npy'"),
+        ({}, {"pictures": 2}, "no field 'codes.npy'"),
+        ({"codes.npy": npy(codes)}, {"pictures": 2}, "codes of 3 pictures, but its record tells of 2"),
+        ({"codes.npy": npy(codes)}, {"pictures": 0}, "codes of 3 pictures, but its record tells of 0"),
+        ({"codes.npy": npy(codes + 11)}, {"pictures": 3}, "is out of range"),
+    ):
+        with pytest.raises(BadSample, match=reason):
+            sample_codes(fields, record, 16)
+    with pytest.raises(BadSample, match="codes of 3 pictures, where one is expected"):
+        codes_field({"codes.npy": npy(codes)}, 16)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 12])
+def test_pictures_come_back_in_their_order(count: int) -> None:
+    pictures = [("png", encode_png(np.full((2, 2, 3), number, np.uint8))) for number in range(count)]
+    fields = {**dict(reversed(picture_fields(pictures).items())), "json": b"{}"}
+    shown = images_field(fields, {"pictures": count})
+    assert [int(image.max()) for image in shown] == list(range(count))
+    if count == 1:
+        assert fields.keys() == {"png", "json"}
+        assert np.array_equal(images_field(fields, {})[0], shown[0])
+
+
+def test_pictures_that_are_missing_or_damaged_are_told() -> None:
+    fields = picture_fields([("png", encode_png(PICTURE))] * 3)
+    with pytest.raises(BadSample, match="3 pictures, but its record tells of 4"):
+        images_field(fields, {"pictures": 4})
+    with pytest.raises(BadSample, match="3 pictures, but its record tells of 0"):
+        images_field(fields, {"pictures": 0})
+    with pytest.raises(BadSample, match="'1.png' cannot be decoded"):
+        images_field({**fields, "1.png": b"no picture"}, {"pictures": 3})
+    with pytest.raises(BadSample, match="no image"):
+        images_field({"json": b"{}"}, {})
+
+
+def test_videos_are_numbers_of_frames() -> None:
+    assert video_lengths({}) == [] and video_lengths({"videos": [8, 1]}) == [8, 1]
+    for videos in (8, ["8"], [0], [True], [8.0]):
+        with pytest.raises(BadSample, match="videos: expected a list of numbers of frames"):
+            video_lengths({"videos": videos})
+
+
+@pytest.mark.parametrize("value", [None, 3, "", " \n", ["a"]])
+def test_a_missing_text_is_a_bad_sample(value: object) -> None:
+    assert text_field({"instruction": "a"}, "instruction") == "a"
+    with pytest.raises(BadSample, match="no instruction: expected a text"):
+        text_field({"instruction": value}, "instruction")

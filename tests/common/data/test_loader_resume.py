@@ -73,6 +73,27 @@ def test_a_run_may_be_interrupted_again_at_once(pictures: Path, workers: int) ->
     loader.close()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_split_sample_goes_on_where_it_was_interrupted(
+    pictures: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "_SECONDS_BETWEEN_NOTES", 0.02)
+    loader = toy_loader(pictures, workers=workers, packing=True, splitting=True)
+    digests, states, keys = [], [], []
+    for _ in range(12):
+        states.append(stored(loader.state_dict()))
+        batch = next(loader)
+        digests.append(batch.digest())
+        keys += [key for row in batch.keys for key in row]
+    loader.close()
+    assert {key.partition(".")[2] for key in keys} == {"0", "1", "2", "3", "4"}
+    for step, state in enumerate(states[:8]):
+        resumed = toy_loader(pictures, workers=workers, packing=True, splitting=True)
+        resumed.load_state_dict(state)
+        assert [next(resumed).digest() for _ in range(4)] == digests[step : step + 4]
+        resumed.close()
+
+
 def assert_equal_states(first: Any, second: Any) -> None:
     if isinstance(first, dict):
         assert first.keys() == second.keys()

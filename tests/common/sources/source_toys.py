@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from vilau_common.data.prepare import PrepareConfig, prepare
 from vilau_common.data.shards import read_shards
 from vilau_common.data.sources.base import SourceConfig
+from vilau_common.data.sources.video_frames import video_decoder
 
 SIDE = 8
 
@@ -72,3 +74,48 @@ def records(directory: Path) -> list[dict[str, Any]]:
         ((field, content),) = [(name, value) for name, value in fields.items() if name not in ("json", "txt")]
         found.append({**record, "image": (field, content)})
     return found
+
+
+@dataclasses.dataclass
+class Stored:
+    """A prepared sample: its record, and its pictures by field."""
+
+    record: dict[str, Any]
+    pictures: dict[str, bytes]
+
+
+def run_prepare_documents(
+    source: SourceConfig, directory: Path, vocabulary_size: int | None = None
+) -> dict[str, list[Stored]]:
+    """`vilau prepare` of documents with any number of pictures; the samples of each split."""
+    prepare(PrepareConfig(directory=str(directory), source=source, vocabulary_size=vocabulary_size))
+    found: dict[str, list[Stored]] = {}
+    for path in sorted(directory.glob("*/dataset.json")):
+        found[path.parent.name] = []
+        for _, fields in read_shards(path.parent):
+            record = json.loads(fields.pop("json"))
+            found[path.parent.name].append(Stored(record, fields))
+    return found
+
+
+def write_lines(path: Path, records: Sequence[object]) -> Path:
+    """A record a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def write_video(path: Path, frames: int, *, side: int = 16, rotation: int = 0, codec: str = "mpeg4") -> Path:
+    """A video of plain frames, wider than high, each brighter than the one before, from 0 to 250."""
+    av = video_decoder()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 2 * side, side, "yuv420p"
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for number in range(frames):
+            grey = np.full((side, 2 * side, 3), round(250 * number / max(1, frames - 1)), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "rgb24")))
+        container.mux(stream.encode())
+    return path

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, **settings: object) -> dict[str, list[str]]:
     """The captions by the pictures' names."""
-    pictures = ImageFolder(ImageFolderConfig(folder=str(folder), **settings)).pictures()
+    pictures = ImageFolder(ImageFolderConfig(folder=str(folder), **settings)).samples()
     return {picture.key: picture.captions for _, picture in pictures}
 
 

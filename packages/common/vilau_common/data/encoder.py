@@ -20,9 +20,10 @@ class BadSample(Exception):
 class SampleEncoder(ABC, Generic[Sample, Row, Batch]):
     """Turns stored samples into batches; runs in the loader's worker processes, hence picklable.
 
-    `encode` makes a `Sample` of each stored sample. With a packing buffer, `select_packs` and `pack` then
-    make `Row`s of several samples; without one, a row is a sample. `collate` makes a batch of `batch_size`
-    rows. Each must depend on its arguments alone: a resumed run calls them again and expects the same.
+    `encode` makes a `Sample` of each stored sample, and `split` perhaps several of it. With a packing buffer,
+    `select_packs` and `pack` then make `Row`s of several samples; without one, a row is a sample. `collate` makes
+    a batch of `batch_size` rows. Each must depend on its arguments alone: a resumed run calls them again and
+    expects the same.
     """
 
     @abstractmethod
@@ -32,6 +33,10 @@ class SampleEncoder(ABC, Generic[Sample, Row, Batch]):
         `form` is the source's. `rng` is this sample's own and the same in a resumed run; it is valid during
         the call only. Raises BadSample.
         """
+
+    def split(self, sample: Sample) -> Sequence[Sample]:
+        """The samples, at least one, that take the place of an encoded one, such as the parts of a long text."""
+        return (sample,)
 
     def select_packs(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Arrange the packing buffer in packs: lists of indices into `samples`, each index exactly once."""

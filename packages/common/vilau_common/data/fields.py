@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,15 @@ TEXT_FIELD = "txt"
 CAPTIONS = "captions"  # where the JSON of our own data sets has them
 CODES_FIELD = "codes.npy"
 
+# Of a record that describes several pictures, or none.
+PICTURES = "pictures"  # how many there are, frames of videos included
+VIDEOS = "videos"  # the number of frames of each video: they are the last pictures
+CONVERSATION = "conversation"  # turns (`data.conversation`)
+INTERLEAVED = "interleaved"  # a text with <image> where its pictures stand
+INSTRUCTION = "instruction"  # how the first picture becomes the second
+
 _NPY_1_0_PREAMBLE = 10  # magic, version and the header's length in two bytes
-_CODES_AXES = 4
+_CODES_AXES = (4, 5)
 
 
 def image_field(fields: Mapping[str, bytes]) -> np.ndarray:
@@ -32,10 +39,41 @@ def image_field(fields: Mapping[str, bytes]) -> np.ndarray:
     field = next((field for field in IMAGE_FIELDS if field in fields), None)
     if field is None:
         raise BadSample(f"no image: has none of the fields {', '.join(IMAGE_FIELDS)}")
-    try:
-        return read_picture(fields[field])
-    except PictureError as error:
-        raise BadSample(f"image field '{field}' cannot be decoded: {error}") from error
+    return _decoded(fields, field)
+
+
+def picture_fields(pictures: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+    """(ending, content) of a sample's pictures -> its fields: `jpg` of a single one, `0.jpg`, `1.png`, … of several."""
+    if len(pictures) == 1:
+        return dict(pictures)
+    return {f"{number}.{ending}": content for number, (ending, content) in enumerate(pictures)}
+
+
+def images_field(fields: Mapping[str, bytes], record: Mapping[str, Any]) -> list[np.ndarray]:
+    """Decode every picture of a sample, uint8 `[H, W, 3]` each, in order.
+
+    Raises BadSample where there is none or one is damaged, unless the record says that there are so many.
+    """
+    numbered = {}
+    for field in fields:
+        number, _, ending = field.partition(".")
+        if number.isdecimal() and ending in IMAGE_FIELDS:
+            numbered[int(number)] = field
+    if record.get(PICTURES) != 0 and not numbered:
+        images = [image_field(fields)]
+    else:
+        images = [_decoded(fields, numbered[number]) for number in sorted(numbered)]
+    if record.get(PICTURES, len(images)) != len(images):
+        raise BadSample(f"{len(images)} pictures, but its record tells of {record[PICTURES]}")
+    return images
+
+
+def video_lengths(record: Mapping[str, Any]) -> list[int]:
+    """The number of frames of each of the sample's videos. Raises BadSample for anything else than numbers."""
+    lengths = record.get(VIDEOS, [])
+    if not isinstance(lengths, list) or not all(type(length) is int and length > 0 for length in lengths):
+        raise BadSample(f"{VIDEOS}: expected a list of numbers of frames")
+    return lengths
 
 
 def json_field(fields: Mapping[str, bytes], field: str = JSON_FIELD) -> dict[str, Any]:
@@ -59,6 +97,14 @@ def text_list(record: Mapping[str, Any], name: str) -> list[str]:
     return texts
 
 
+def text_field(record: Mapping[str, Any], name: str) -> str:
+    """The text `record[name]`. Raises BadSample where there is none, or white space alone."""
+    text = record.get(name)
+    if not isinstance(text, str) or not text.strip():
+        raise BadSample(f"no {name}: expected a text")
+    return text
+
+
 def captions_field(fields: Mapping[str, bytes], key: str = CAPTIONS) -> list[str]:
     """The sample's captions, at least one.
 
@@ -79,10 +125,31 @@ def captions_field(fields: Mapping[str, bytes], key: str = CAPTIONS) -> list[str
 
 
 def codes_field(fields: Mapping[str, bytes], codebook_size: int) -> np.ndarray:
-    """The sample's image codes: uint16 `[V, h, w, D]`, values in [0, codebook_size), V augmentation variants.
+    """The codes of a sample's one picture: uint16 `[V, h, w, D]`, values in [0, codebook_size), V variants.
 
-    Read-only memory. Raises BadSample where they are missing, damaged or out of range.
+    Read-only memory. Raises BadSample where they are missing, damaged, out of range, or those of several pictures.
     """
+    codes = _codes(fields, codebook_size)
+    if len(codes) != 1:
+        raise BadSample(f"codes of {len(codes)} pictures, where one is expected")
+    return codes[0]
+
+
+def sample_codes(fields: Mapping[str, bytes], record: Mapping[str, Any], codebook_size: int) -> np.ndarray:
+    """The codes of all of a sample's N pictures: uint16 `[N, V, h, w, D]`; without pictures an empty array.
+
+    Raises BadSample as `codes_field`, and where the record tells of another number of pictures.
+    """
+    if record.get(PICTURES) == 0 and CODES_FIELD not in fields:
+        return np.zeros((0, 1, 0, 0, 0), np.uint16)
+    codes = _codes(fields, codebook_size)
+    if record.get(PICTURES, len(codes)) != len(codes):
+        raise BadSample(f"codes of {len(codes)} pictures, but its record tells of {record[PICTURES]}")
+    return codes
+
+
+def _codes(fields: Mapping[str, bytes], codebook_size: int) -> np.ndarray:
+    """uint16 `[N, V, h, w, D]`; stored without the first axis where N is 1."""
     try:
         data = fields[CODES_FIELD]
     except KeyError:
@@ -90,8 +157,10 @@ def codes_field(fields: Mapping[str, bytes], codebook_size: int) -> np.ndarray:
     try:
         header_end = _NPY_1_0_PREAMBLE + int.from_bytes(data[8:_NPY_1_0_PREAMBLE], "little")
         shape, fortran_order, dtype = _npy_header(data[:header_end])
-        if dtype != np.uint16 or len(shape) != _CODES_AXES or fortran_order:
-            raise BadSample(f"field '{CODES_FIELD}' is {dtype} {list(shape)}, not uint16 [V, h, w, D]")
+        if dtype != np.uint16 or len(shape) not in _CODES_AXES or fortran_order:
+            raise BadSample(
+                f"field '{CODES_FIELD}' is {dtype} {list(shape)}, not uint16 [V, h, w, D] or [N, V, h, w, D]"
+            )
         codes = np.frombuffer(data, dtype, offset=header_end).reshape(shape)
     except ValueError as error:
         raise BadSample(f"field '{CODES_FIELD}' cannot be read: {error}") from error
@@ -100,7 +169,14 @@ def codes_field(fields: Mapping[str, bytes], codebook_size: int) -> np.ndarray:
     largest = int(codes.max())
     if largest >= codebook_size:
         raise BadSample(f"code {largest} is out of range: the codebook has {codebook_size} entries")
-    return codes
+    return codes if codes.ndim == max(_CODES_AXES) else codes[np.newaxis]
+
+
+def _decoded(fields: Mapping[str, bytes], field: str) -> np.ndarray:
+    try:
+        return read_picture(fields[field])
+    except PictureError as error:
+        raise BadSample(f"image field '{field}' cannot be decoded: {error}") from error
 
 
 @functools.lru_cache(maxsize=64)

@@ -46,7 +46,7 @@ from vilau_common.errors import UserError
 _SECONDS_BETWEEN_NOTES = 1.0
 _BATCHES_AHEAD = 4  # that each worker prepares
 _BATCHES_BETWEEN_COLLECTIONS = 100  # of Python's garbage, in workers
-_STATE_FORMAT = 1
+_STATE_FORMAT = 2
 
 
 @dataclasses.dataclass(kw_only=True)

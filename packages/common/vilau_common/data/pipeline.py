@@ -50,7 +50,7 @@ class EncodedSample(Generic[Sample]):
 class EncodeDataset(BaseWrapperDataset[RawSampleData, EncodedSample[Sample]], Generic[Sample, Row, Batch]):
     """Encodes the stream of a worker's samples and keeps the bad ones out, noting them in `report`."""
 
-    _savable_fields = ("_number",)
+    _savable_fields = ("_number", "_unfinished")
 
     def __init__(
         self,
@@ -65,13 +65,19 @@ class EncodeDataset(BaseWrapperDataset[RawSampleData, EncodedSample[Sample]], Ge
         self.reset_state_own()
 
     def reset_state_own(self) -> None:
-        self._number = 0  # of the sample in this worker's stream
+        self._number = 0  # of the next sample in this worker's stream
+        # Restore key of the sample before it and its next part, where not all of its parts were delivered.
+        self._unfinished: tuple[tuple[Any, ...], int] | None = None
 
     def __iter__(self) -> Iterator[EncodedSample[Sample]]:
         seed = self.worker_config.worker_seed()
+        if self._unfinished is not None:
+            key, part = self._unfinished
+            raw = self.dataset.restore_sample(key).data[0]
+            yield from self._parts(self._encode(raw, seed, self._number - 1), self._number - 1, key, part)
         bad_in_a_row = 0
         for raw_data in self.dataset:
-            raw: RawSample = raw_data.data[0]
+            raw = raw_data.data[0]
             number = self._number
             self._number += 1
             self.report.seen += 1
@@ -85,7 +91,16 @@ class EncodeDataset(BaseWrapperDataset[RawSampleData, EncodedSample[Sample]], Ge
                     raise UserError(f"{bad_in_a_row:,} samples in a row are bad, such as {record}") from None
                 continue
             bad_in_a_row = 0
-            yield EncodedSample(value, ("EncodeDataset", number, *raw_data.__restore_key__))
+            yield from self._parts(value, number, raw_data.__restore_key__)
+
+    def _parts(
+        self, value: Sample, number: int, key: tuple[Any, ...], first: int = 0
+    ) -> Iterator[EncodedSample[Sample]]:
+        """What the encoder splits an encoded sample into, from part `first` on."""
+        parts = self._encoder.split(value)
+        for part in range(first, len(parts)):
+            self._unfinished = (key, part + 1) if part + 1 < len(parts) else None
+            yield EncodedSample(parts[part], ("EncodeDataset", number, part, *key))
 
     def _encode(self, raw: RawSample, seed: int, number: int) -> Sample:
         if raw.error is not None:
@@ -94,9 +109,10 @@ class EncodeDataset(BaseWrapperDataset[RawSampleData, EncodedSample[Sample]], Ge
 
     def restore_sample(self, restore_key: tuple[Any, ...]) -> EncodedSample[Sample]:
         """Encode again what stood in a buffer; it was good and has been counted before."""
-        _, number, *inner = restore_key
+        _, number, part, *inner = restore_key
         raw: RawSample = self.dataset.restore_sample(tuple(inner)).data[0]
-        return EncodedSample(self._encode(raw, self.worker_config.worker_seed(), number), restore_key)
+        value = self._encode(raw, self.worker_config.worker_seed(), number)
+        return EncodedSample(self._encoder.split(value)[part], restore_key)
 
     def len_worker(self, worker_idx: int | None = None) -> int:
         return self.dataset.len_worker(worker_idx)

@@ -1,4 +1,4 @@
-"""Turning a source, a built-in world or pictures with captions, into data sets that trainings and evaluations read."""
+"""Turning a source, a built-in world or samples of one's own, into data sets that trainings and evaluations read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from vilau_common import atomic
+from vilau_common.data.conversation import without_placeholders
 from vilau_common.data.encoder import BadSample
-from vilau_common.data.fields import JSON_FIELD, captions_field, json_field
+from vilau_common.data.fields import (
+    CAPTIONS,
+    CONVERSATION,
+    INSTRUCTION,
+    INTERLEAVED,
+    JSON_FIELD,
+    captions_field,
+    json_field,
+)
 from vilau_common.data.shards import ShardWriter, dataset_info, is_prepared, read_shards
-from vilau_common.data.sources.base import TRAIN, PicturesConfig, SourceConfig
+from vilau_common.data.sources.base import TRAIN, SamplesConfig, SourceConfig
 from vilau_common.data.sources.linked import link_tars
 from vilau_common.data.sources.registry import SOURCE_CONFIGS, build_source
 from vilau_common.data.sources.webdataset import WebDatasetSource
-from vilau_common.data.sources.write import prepare_pictures, split_info
+from vilau_common.data.sources.write import prepare_samples, split_info
 from vilau_common.data.text_tokenizer import check_sizes, train_text_tokenizer
 from vilau_common.data.worlds.base import World, WorldConfig
 from vilau_common.data.worlds.registry import build_world
@@ -35,7 +44,7 @@ TEXT_TOKENIZER = "tokenizer"
 
 @dataclass(kw_only=True)
 class PrepareConfig:
-    """directory: where the splits go. source: a built-in world, or pictures with captions.
+    """directory: where the splits go. source: a built-in world, or samples of people's own.
 
     hard_negatives: stored with each sample of a world, for the contrastive losses; other sources cannot make any.
     vocabulary_size: of the text tokenizer that is trained on the training split's texts, an upper bound; null: none is
@@ -57,7 +66,7 @@ Progress = Callable[[str, int], None]
 
 _SAMPLES_BETWEEN_CALLS = 100
 
-_REDRAWS = 100  # of the bar over a source's pictures
+_REDRAWS = 100  # of the bar over a source's samples
 
 # The text tokenizer sees so many: more change nothing in it, and would not fit into memory.
 _TEXTS_FOR_TOKENIZER = 2_000_000
@@ -116,8 +125,8 @@ def prepare(config: PrepareConfig) -> None:
     if isinstance(config.source, WorldConfig):
         train = _write_world(config, config.source)
     else:
-        assert isinstance(config.source, PicturesConfig)
-        train = _write_pictures(config, config.source)
+        assert isinstance(config.source, SamplesConfig)
+        train = _write_samples(config, config.source)
     if config.vocabulary_size is not None:
         _train_tokenizer(config, config.vocabulary_size, train)
 
@@ -145,8 +154,8 @@ def _write_world(config: PrepareConfig, source: WorldConfig) -> Path:
     return splits[TRAIN]
 
 
-def _write_pictures(config: PrepareConfig, settings: PicturesConfig) -> Path:
-    """Write the splits of pictures with captions; the training split's directory."""
+def _write_samples(config: PrepareConfig, settings: SamplesConfig) -> Path:
+    """Write the splits of a source that is no world; the training split's directory."""
     source, directory = build_source(settings), Path(config.directory)
     with TrainingProgress("prepare", source.size(), source.unit, visible=True) as bar:
         size, shown = source.size(), 0
@@ -158,9 +167,7 @@ def _write_pictures(config: PrepareConfig, settings: PicturesConfig) -> Path:
                 bar.advance(position, position - shown, None)
                 shown = position
 
-        splits = prepare_pictures(
-            source, directory, samples_per_shard=config.samples_per_shard, progress=show
-        )
+        splits = prepare_samples(source, directory, samples_per_shard=config.samples_per_shard, progress=show)
     if isinstance(source, WebDatasetSource) and not source.config.rewrite:
         splits[TRAIN] = directory / TRAIN
         link_tars(source.tars, splits[TRAIN], split_info(source, TRAIN), source.config.caption_key)
@@ -188,11 +195,15 @@ def _texts(split: Path) -> Iterator[str]:
     caption_key = dataset_info(split).caption_key
     for _, fields in read_shards(split):
         try:
-            captions, record = captions_field(fields, caption_key), json_field(fields)
+            record = json_field(fields)
+            if caption_key != CAPTIONS or CAPTIONS in record:
+                yield from captions_field(fields, caption_key)
         except BadSample:
             continue  # other people's tars as they are: the training's loader counts them
-        yield from captions
         yield from record.get("texts", [])
         for question in record.get("questions", []):
             yield question["question"]
             yield question["answer"]
+        said = [turn["text"] for turn in record.get(CONVERSATION, [])]
+        said += [record[name] for name in (INTERLEAVED, INSTRUCTION) if name in record]
+        yield from map(without_placeholders, said)

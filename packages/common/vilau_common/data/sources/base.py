@@ -1,4 +1,4 @@
-"""What a source of captioned pictures is, and how its pictures are divided into training and test ones."""
+"""What a source of samples is, and how these are divided into training and test ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vilau_common.data.fields import CAPTIONS, PICTURES
 from vilau_common.errors import UserError
 
 TRAIN, TEST = "train", "test"
@@ -22,11 +23,11 @@ class SourceConfig:
 
 
 @dataclass(kw_only=True)
-class PicturesConfig(SourceConfig):
-    """Pictures with captions.
+class SamplesConfig(SourceConfig):
+    """Samples that people give: pictures with captions, documents, videos, texts.
 
-    test_share: of the pictures, set apart by a hash of their keys: a picture stays on its side when others come or
-    go. max_bad_share: of pictures without a caption, or damaged ones, left out before it counts as a mistake.
+    test_share: of the samples, set apart by a hash of their keys: a sample stays on its side when others come or go.
+    max_bad_share: of samples that lack what they need, or are damaged, left out before it counts as a mistake.
     """
 
     test_share: float = 0.02
@@ -50,38 +51,69 @@ class CaptionedPicture:
     captions: list[str]  # at least one
     more: dict[str, Any] = field(default_factory=dict)  # JSON values, kept with it
 
+    @property
+    def pictures(self) -> list[tuple[str, bytes]]:
+        """Ending and content."""
+        return [(self.ending, self.image)]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The sample's JSON."""
+        empty: dict[str, Any] = {"questions": [], "scene": None, "texts": []}
+        return {CAPTIONS: self.captions, **empty, "key": self.key, **self.more}
+
+
+@dataclass
+class DocumentSample:
+    """One document of a source: any number of pictures, and what they belong to."""
+
+    split: str
+    key: str  # the source's own name of it, of any form
+    pictures: list[tuple[str, bytes]]  # ending (one of IMAGE_FIELDS) and content of each, in order
+    said: dict[str, Any]  # what its form reads (docs/data.md)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The sample's JSON."""
+        return {**self.said, PICTURES: len(self.pictures), "key": self.key}
+
 
 @dataclass
 class Unusable:
-    """A picture of a source that cannot be used, and why."""
+    """A sample of a source that cannot be used, and why."""
 
     key: str
     reason: str
 
 
-class PictureSource(ABC):
-    """Pictures with captions, read once from beginning to end."""
+class SampleSource(ABC):
+    """Samples that people give, read once from beginning to end."""
 
     name: str
     splits: tuple[str, ...] = (TRAIN, TEST)
     max_bad_share: float = 0.0
-    unit: str = "images"  # what `size` and `position` count
+    unit: str = "images"  # what `size` and the positions of `samples` count
+    noun: str = "pictures"  # what its samples are
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """JSON values that are equal exactly where the pictures and captions are. Raises UserError: there are none."""
+        """JSON values that are equal exactly where the samples are. Raises UserError: there are none."""
 
     @abstractmethod
     def size(self) -> int:
         """How many units there are."""
 
     @abstractmethod
-    def pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
-        """Every picture, with the number of units that are read by then, always in the same order."""
+    def samples(self) -> Iterator[tuple[int, CaptionedPicture | DocumentSample | Unusable]]:
+        """Every sample, with the number of units that are read by then, always in the same order."""
+
+    def remarks(self) -> list[str]:
+        """What a user should know of the samples once they are read: sentences."""
+        return []
 
 
 def is_test(key: str, share: float) -> bool:
-    """Whether the picture called `key` is one of the `share` of test pictures."""
+    """Whether the sample called `key` is one of the `share` of test samples."""
     return key_hash(key) < share
 
 
@@ -100,10 +132,10 @@ def listing_fingerprint(root: Path, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def require_folder(setting: str, folder: str | None) -> Path:
+def require_folder(setting: str, folder: str | None, what: str = "pictures") -> Path:
     """The folder that a setting names. Raises UserError where none is named, or there is none."""
     if not folder:
-        raise UserError(f"{setting} is not set; give the folder of your pictures")
+        raise UserError(f"{setting} is not set; give the folder of your {what}")
     path = Path(folder)
     if not path.is_dir():
         raise UserError(f"{setting}: there is no folder {folder}")

@@ -23,13 +23,14 @@ from vilau_common.data.sources.base import (
     TEST,
     TRAIN,
     CaptionedPicture,
-    PicturesConfig,
-    PictureSource,
+    SamplesConfig,
+    SampleSource,
     Unusable,
     is_test,
     listing_fingerprint,
     require_folder,
 )
+from vilau_common.data.sources.records import json_lines
 from vilau_common.errors import UserError
 
 LINES = ("captions.jsonl", "metadata.jsonl")
@@ -40,7 +41,7 @@ CLASS = "class"  # where a sample's JSON has its class folder
 
 
 @dataclass(kw_only=True)
-class ImageFolderConfig(PicturesConfig):
+class ImageFolderConfig(SamplesConfig):
     """A folder of pictures with captions.
 
     folder: the pictures; test_folder: all test pictures, where they stand apart (then test_share is not used).
@@ -54,7 +55,7 @@ class ImageFolderConfig(PicturesConfig):
     class_templates: list[str] = field(default_factory=list)
 
 
-class ImageFolder(PictureSource):
+class ImageFolder(SampleSource):
     """See the module's docstring."""
 
     name = "image_folder"
@@ -89,7 +90,7 @@ class ImageFolder(PictureSource):
     def size(self) -> int:
         return sum(len(files) for _, files, _ in self._parts)
 
-    def pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
+    def samples(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
         number = 0
         for index, (folder, files, captions) in enumerate(self._parts):
             for file in files:
@@ -127,7 +128,7 @@ def read_captions(folder: Path, files: list[Path], caption_key: str | None) -> d
     """The captions of each picture that has any. Raises UserError for a caption file that cannot be read."""
     for name in LINES:
         if (folder / name).exists():
-            return _collected(folder, _lines(folder / name), caption_key)
+            return _collected(folder, json_lines(folder / name), caption_key)
     for name in TABLES:
         if (folder / name).exists():
             return _collected(folder, _rows(folder / name), caption_key)
@@ -164,16 +165,6 @@ def _first(record: Any, keys: tuple[str, ...]) -> Any:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield f"{path}, line {number}", json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}, line {number} is not JSON: {error}") from None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -20,8 +20,8 @@ from vilau_common.data.sources.base import (
     TEST,
     TRAIN,
     CaptionedPicture,
-    PicturesConfig,
-    PictureSource,
+    SamplesConfig,
+    SampleSource,
     Unusable,
     is_test,
     key_hash,
@@ -35,7 +35,7 @@ _END_MARK = bytes(2 * BLOCK)
 
 
 @dataclass(kw_only=True)
-class WebDatasetConfig(PicturesConfig):
+class WebDatasetConfig(SamplesConfig):
     """Tars of img2dataset's form.
 
     folder: where the tars are, subfolders included; test_folder: tars of test pictures, where they stand apart (then
@@ -49,7 +49,7 @@ class WebDatasetConfig(PicturesConfig):
     rewrite: bool = True
 
 
-class WebDatasetSource(PictureSource):
+class WebDatasetSource(SampleSource):
     """See the module's docstring."""
 
     name = "webdataset"
@@ -85,7 +85,7 @@ class WebDatasetSource(PictureSource):
     def size(self) -> int:
         return len(self._read())
 
-    def pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
+    def samples(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
         for finished, (tar, split) in enumerate(self._read()):
             for key, fields in tar_samples(tar):
                 yield finished, self._picture(f"{tar.stem}/{key}", fields, split)

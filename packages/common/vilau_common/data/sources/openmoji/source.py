@@ -11,8 +11,8 @@ from vilau_common.data.sources.base import (
     TEST,
     TRAIN,
     CaptionedPicture,
-    PicturesConfig,
-    PictureSource,
+    SamplesConfig,
+    SampleSource,
     Unusable,
     is_test,
 )
@@ -27,7 +27,7 @@ SMALLEST_IMAGE = 16
 
 
 @dataclass(kw_only=True)
-class OpenMojiConfig(PicturesConfig):
+class OpenMojiConfig(SamplesConfig):
     """OpenMoji's drawings on white, with their names.
 
     image_size: pixels a side. skin_tones: also people and hands in Unicode's five skin tones, about half of all
@@ -39,7 +39,7 @@ class OpenMojiConfig(PicturesConfig):
     test_share: float = 0.1
 
 
-class OpenMoji(PictureSource):
+class OpenMoji(SampleSource):
     """See `OpenMojiConfig`."""
 
     name = "openmoji"
@@ -72,7 +72,7 @@ class OpenMoji(PictureSource):
     def size(self) -> int:
         return len(self.emoji)
 
-    def pictures(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
+    def samples(self) -> Iterator[tuple[int, CaptionedPicture | Unusable]]:
         for number, emoji in enumerate(self.emoji, start=1):
             more = {"concept": emoji.concept}
             yield (
