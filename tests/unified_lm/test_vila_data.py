@@ -105,6 +105,31 @@ def test_a_document_shows_its_pictures_by_number(encoder: PictureEncoder) -> Non
     assert np.array_equal(batch.pixels.numpy(), np.stack([random_picture(n) for n in (8, 7, 8)]))
 
 
+def test_conversations_and_videos_have_several_pictures(encoder: PictureEncoder) -> None:
+    """One place of the record names them, in whatever order the text does."""
+    rng = np.random.default_rng(0)
+    turns = [
+        {"role": "user", "text": "<video> and <image>, what changed?"},
+        {"role": "assistant", "text": "the colour"},
+    ]
+    fields = {f"{number}.png": encode_png(random_picture(number)) for number in range(3)}
+    record = {"conversation": turns, "pictures": 3, "videos": [2]}
+    item = encoder.encode("0", {**fields, "json": json.dumps(record).encode()}, "conversation", rng)
+    batch = encoder.collate([[item]])
+    assert np.array_equal(batch.pixels.numpy(), np.stack([random_picture(n) for n in (1, 2, 0)]))
+    drawn = [turns[0], {"role": "assistant", "text": "<image>"}]
+    record = {"conversation": drawn, "pictures": 4, "videos": [2]}
+    fields["3.png"] = fields["0.png"]
+    with pytest.raises(BadSample, match="which VILA cannot draw"):
+        encoder.encode("0", {**fields, "json": json.dumps(record).encode()}, "conversation", rng)
+
+
+def test_long_texts_go_on_in_further_rows(encoder: PictureEncoder) -> None:
+    item = encoder.encode("0", fields_of(0, texts=["a red circle " * 60]), "text", np.random.default_rng(0))
+    parts = encoder.split(item)
+    assert len(parts) > 1 and all(len(part.document) <= 80 and not part.pictures for part in parts)
+
+
 def test_a_batch_of_texts_has_no_pictures(encoder: PictureEncoder) -> None:
     items = [encoder.encode("0", fields_of(0), "text", np.random.default_rng(seed)) for seed in range(2)]
     batch = encoder.collate([items])
@@ -157,5 +182,5 @@ def test_codes_and_drawing_are_refused(tokenizer: PreTrainedTokenizerFast, tmp_p
         picture_loader(data_config(tmp_path), tokenizer, 4, 0, tmp_path)
     with pytest.raises(UserError, match="data set not prepared"):
         picture_loader(data_config(tmp_path / "nowhere"), tokenizer, 4, 0, tmp_path)
-    with pytest.raises(UserError, match="data.mixture.text_to_image is above 0, but VILA .* draws none"):
+    with pytest.raises(UserError, match="data.mixture has the form text_to_image, but VILA .* draws none"):
         data_config(mixture=MixtureConfig()).validate()

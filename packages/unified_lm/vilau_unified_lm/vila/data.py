@@ -6,10 +6,12 @@ number in the sample. The pixels travel beside them; a batch holds them in the o
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilau_common import distributed
-from vilau_common.data.encoder import SampleEncoder
-from vilau_common.data.fields import CODES_FIELD, image_field
+from vilau_common.data.encoder import BadSample, SampleEncoder
+from vilau_common.data.fields import CODES_FIELD, PICTURES, images_field, json_field
 from vilau_common.data.loader import Loader, build_loader
-from vilau_common.data.shards import dataset_info
-from vilau_common.data.source import Source
 from vilau_common.errors import UserError
 from vilau_common.pictures import Picture, centre_square
-from vilau_unified_lm.data import DocumentDataConfig, DocumentEncoder
+from vilau_unified_lm.data import DocumentDataConfig, DocumentEncoder, data_sources
 from vilau_unified_lm.document import Codes, Document, ImageSegment
 from vilau_unified_lm.packing import MixedSequence
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -32,7 +32,7 @@ from vilau_unified_lm.vocabulary import Vocabulary
 # In place of a codebook: as many numbers as a sample may have pictures, one at each place.
 NUMBERS, NUMBER_DEPTH = 2**16, 1
 # Forms in which a picture is read; in the others it is drawn, which a model of continuous features cannot do.
-READING_FORMS = ("image_to_text", "questions", "text")
+READING_FORMS = ("image_to_text", "questions", "text", "video_to_text", "interleaved", "conversation")
 
 
 @dataclass(kw_only=True)
@@ -47,13 +47,17 @@ class PictureDataConfig(DocumentDataConfig):
 
     def validate(self) -> None:
         super().validate()
-        drawing = [
-            form for form, weight in vars(self.mixture).items() if weight > 0 and form not in READING_FORMS
-        ]
-        if drawing:
+        mixed = [("data.mixture", form, weight) for form, weight in vars(self.mixture).items()]
+        blended = [("data.blend", part.form, part.weight) for part in self.blend]
+        for setting, form, weight in blended or mixed:
+            if weight > 0 and form not in READING_FORMS:
+                raise UserError(
+                    f"{setting} has the form {form}, but VILA reads pictures and draws none: its forms are "
+                    f"{', '.join(READING_FORMS)}; leave {form} out (data.mixture.{form}=0)"
+                )
+        if self.interleaved_image_loss:
             raise UserError(
-                f"data.mixture.{drawing[0]} is above 0, but VILA reads pictures and draws none: its forms are "
-                f"{', '.join(READING_FORMS)}; set data.mixture.{drawing[0]}=0"
+                "data.interleaved_image_loss is true, but VILA draws no pictures; set it to false"
             )
 
 
@@ -94,11 +98,15 @@ def picture_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     return Vocabulary.from_tokenizer(tokenizer, NUMBERS, NUMBER_DEPTH)
 
 
-def stored_codes(codes: Codes) -> bytes:
-    """Codes int64 [T, D] of a picture as a code shard has them: uint16 [1, 1, T, D], one variant."""
+@functools.lru_cache(maxsize=64)
+def stored_numbers(count: int, places: int) -> Mapping[str, bytes]:
+    """The field of codes that a code shard's sample of `count` pictures would have, each coded as its number."""
+    if not count:
+        return {}
+    codes = np.stack([picture_places(number, places) for number in range(count)])
     file = io.BytesIO()
-    np.save(file, codes[np.newaxis, np.newaxis].astype(np.uint16))
-    return file.getvalue()
+    np.save(file, codes[:, np.newaxis, np.newaxis].astype(np.uint16))
+    return {CODES_FIELD: file.getvalue()}
 
 
 def stacked(pictures: Sequence[Picture], size: int) -> Tensor:
@@ -111,16 +119,28 @@ class PictureEncoder(SampleEncoder[PictureDocument, list[PictureDocument], Pictu
 
     def __init__(self, config: PictureDataConfig, tokenizer: PreTrainedTokenizerBase, places: int) -> None:
         self.size = config.image_size
+        self.places = places
         self.documents = DocumentEncoder(config, tokenizer, picture_vocabulary(tokenizer))
-        self.stored = stored_codes(picture_places(0, places))
 
     def encode(
         self, key: str, fields: Mapping[str, bytes], form: str, rng: np.random.Generator
     ) -> PictureDocument:
-        document = self.documents.encode(key, {**fields, CODES_FIELD: self.stored}, form, rng)
-        if not any(isinstance(segment, ImageSegment) for segment in document.segments):
+        record = json_field(fields)
+        count = record.get(PICTURES, 1)
+        if type(count) is not int or not 0 <= count <= NUMBERS:
+            raise BadSample(f"{PICTURES}: expected a number of pictures")
+        stored = stored_numbers(count, self.places)
+        document = self.documents.encode(key, {**fields, **stored}, form, rng)
+        images = [segment for segment in document.segments if isinstance(segment, ImageSegment)]
+        if not images:
             return PictureDocument(document, ())
-        return PictureDocument(document, (centre_square(image_field(fields), self.size),))
+        if any(image.supervised for image in images):
+            raise BadSample("an answer with a picture, which VILA cannot draw")
+        pictures = [centre_square(picture, self.size) for picture in images_field(fields, record)]
+        return PictureDocument(document, tuple(pictures))
+
+    def split(self, sample: PictureDocument) -> list[PictureDocument]:
+        return [replace(sample, document=part) for part in self.documents.split(sample.document)]
 
     def select_packs(self, samples: Sequence[PictureDocument]) -> list[list[int]]:
         return self.documents.select_packs([sample.document for sample in samples])
@@ -132,6 +152,18 @@ class PictureEncoder(SampleEncoder[PictureDocument, list[PictureDocument], Pictu
         sequence = self.documents.collate([[item.document for item in row] for row in rows])
         shown = [picture for row in rows for item in row for picture in item.shown()]
         return PictureBatch(sequence, stacked(shown, self.size))
+
+
+class PicturesOrigin:
+    """In the place of a tower's `CodesOrigin`: the data are to hold pictures, and no codes."""
+
+    def check(self, directory: Path, info: Mapping[str, Any]) -> None:
+        """Raises UserError where the data set in `directory` is one of codes."""
+        if "tower" in info:
+            raise UserError(
+                f"{directory} holds codes, but VILA reads pictures: set data.directory to the data set that "
+                "`vilau prepare` made"
+            )
 
 
 def picture_loader(
@@ -146,19 +178,8 @@ def picture_loader(
     places: the LM's places for a picture. Raises UserError where the picture shards are missing or hold codes.
     """
     config.validate()
-    directory = Path(config.directory) / "train"
-    if "tower" in dataset_info(directory).info:
-        raise UserError(
-            f"{directory} holds codes, but VILA reads pictures: set data.directory to the data set that "
-            "`vilau prepare` made"
-        )
-    sources = [
-        Source(path=str(directory), weight=weight, form=form)
-        for form, weight in vars(config.mixture).items()
-        if weight > 0
-    ]
     return build_loader(
-        sources,
+        data_sources(config, PicturesOrigin()),
         PictureEncoder(config, tokenizer, places),
         config.loader,
         seed=seed,

@@ -56,5 +56,5 @@ class VilaSession:
         pixels = stacked([centre_square(picture, size) for picture in pictures], size)
         batch = PictureBatch(sequence, pixels).to(model.device)
         state = Decoding(model.llm, batch.sequence, model.embed(batch))
-        end = self.builder.vocabulary.end
+        end = self.builder.chat.end
         return write_text(state, end, max_tokens, GREEDY, [0] * len(prompts))

@@ -73,6 +73,7 @@ def train_vila(config: TrainVilaConfig) -> TrainingResult:
         ignore=[
             "directory",
             "data.directory",
+            "data.blend",
             "vila.clip.pretrained",
             "vila.text_tokenizer",
             *operational_keys(),
