@@ -21,7 +21,7 @@ UV := $(BIN)/python -m uv
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("%s is Python %d.%d, but vilau needs \
 Python 3.11 or newer: run make setup PYTHON=python3.11, where no older .venv stands" % ((sys.executable,) + tuple(v)))
 
-.PHONY: help setup demo smoke test lint format prepare train-clip train-tower evaluate-tower sweep tokenize train-lm \
+.PHONY: help setup demo smoke test lint format prepare train-clip train-tower evaluate-tower sweep tokenize train-lm train-vila \
 	evaluate report bench requirements clean
 
 help:  ## this list
@@ -82,6 +82,9 @@ tokenize: $(STAMP)  ## turn a data set's pictures into codes, once
 
 train-lm: $(STAMP)  ## train the unified LM on a tower's codes
 	@$(BIN)/vilau train-lm $(ARGS)
+
+train-vila: $(STAMP)  ## train VILA, the baseline on a CLIP's continuous features
+	@$(BIN)/vilau train-vila $(ARGS)
 
 evaluate: $(STAMP)  ## evaluate a run and write its results.json
 	@$(BIN)/vilau evaluate $(ARGS)

@@ -20,9 +20,12 @@ SHOWN_SIDE = 96
 
 def to_tensor(images: Picture) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
-    return (
-        torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    )
+    return from_pixels(torch.from_numpy(np.require(images, requirements=["C", "W"])))
+
+
+def from_pixels(pixels: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3], on any device -> float32 [B, 3, H, W] in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_array(images: Tensor) -> Picture:

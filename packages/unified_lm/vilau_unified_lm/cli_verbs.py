@@ -113,6 +113,14 @@ VERBS = (
         function="train_lm",
     ),
     Verb(
+        name="train-vila",
+        summary="Train VILA, the baseline that reads a CLIP's features instead of codes.",
+        config="train_vila",
+        module="vilau_unified_lm.vila.train",
+        schema="TrainVilaConfig",
+        function="train_vila",
+    ),
+    Verb(
         name="evaluate",
         summary="Evaluate a run and write its results.json.",
         config="evaluate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +26,13 @@ from vilau_vision_tower.tokenize import CodesOrigin
 
 # A document of these that is longer than a row goes on in further rows; of others it is skipped and counted.
 SPLIT_FORMS = ("text", "interleaved")
+
+
+class Origin(Protocol):
+    """What a data set of pictures must come from."""
+
+    def check(self, directory: Path, info: Mapping[str, Any]) -> None:
+        """Raises UserError unless the data set in `directory`, described by `info`, does."""
 
 
 @dataclass(kw_only=True)
@@ -158,7 +166,7 @@ class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):
         return pack(rows, self.config.row_length, self.vocabulary.depth)
 
 
-def data_sources(config: DocumentDataConfig, origin: CodesOrigin) -> list[Source]:
+def data_sources(config: DocumentDataConfig, origin: Origin) -> list[Source]:
     """The weighted sources of `data.blend`, or of `data.directory` and `data.mixture`.
 
     Raises UserError where a data set is missing or its codes are another tower's. Sets without pictures need no codes.

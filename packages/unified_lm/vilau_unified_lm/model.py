@@ -14,14 +14,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from vilau_common.errors import UserError
-from vilau_unified_lm.attention import mask_for
 from vilau_unified_lm.config import UnifiedLMConfig
 from vilau_unified_lm.depth import DepthTransformer
 from vilau_unified_lm.losses import MIB, LossConfig, TokenLosses, chunked_cross_entropy, random_share
+from vilau_unified_lm.mixed_lm import MixedLM
 from vilau_unified_lm.packing import IGNORE, MixedSequence
 from vilau_unified_lm.projector import Projector
 from vilau_vision_tower.tokenizer import ImageTokenizer
@@ -34,7 +33,7 @@ class UnifiedLogits:
     visual: Tensor  # float [N, D, K], at the places with a visual target
 
 
-class UnifiedLM(PreTrainedModel):
+class UnifiedLM(MixedLM):
     """Backbone, projector and depth transformer over a frozen image tokenizer.
 
     Initialisation: the backbone's own; projector and depth transformer as their docstrings say.
@@ -43,7 +42,6 @@ class UnifiedLM(PreTrainedModel):
     config_class = UnifiedLMConfig
     config: UnifiedLMConfig
     supports_gradient_checkpointing = True
-    _supports_sdpa = True
 
     def __init__(self, config: UnifiedLMConfig) -> None:
         super().__init__(config)
@@ -118,31 +116,14 @@ class UnifiedLM(PreTrainedModel):
         text = self.text_logits(hidden[batch.text_targets != IGNORE])
         return UnifiedLogits(text, self.depth.logits(states))
 
-    def text_logits(self, hidden: Tensor) -> Tensor:
-        """The backbone's hidden states float [..., hidden] -> [..., V]."""
-        return self.llm.get_output_embeddings()(hidden)
-
     def hidden_states(self, batch: MixedSequence) -> tuple[Tensor, Tensor]:
         """The backbone's hidden states float [B, L, hidden], and the embeddings of `batch.codes` [N, D, C]."""
         embeddings = self.image_tokenizer.embed_codes(batch.codes)
-        inputs = self.embed(batch, embeddings.sum(dim=-2))
-        attention = self.llm.config._attn_implementation
-        mask = mask_for(attention, batch.document_ids, batch.branch_ids)
-        return self.backbone(inputs, mask, batch.position_ids), embeddings
+        return self.read(batch, self.embed(batch, embeddings.sum(dim=-2))), embeddings
 
     def embed(self, batch: MixedSequence, features: Tensor) -> Tensor:
         """Inputs of the backbone, float [B, L, hidden]; features float [N, C]: the visual positions' z_q."""
-        inputs = self.llm.get_input_embeddings()(batch.token_ids)
-        projected = self.projector(features, batch.grid_index).to(inputs.dtype)
-        return inputs.masked_scatter(batch.visual_mask.unsqueeze(-1), projected)
-
-    def backbone(self, inputs: Tensor, attention_mask: Tensor | BlockMask, position_ids: Tensor) -> Tensor:
-        """float [B, L, hidden] -> hidden states float [B, L, hidden]; mask: `mask_for`'s, or any 4-D one."""
-        output = self.llm.get_decoder()(
-            inputs_embeds=inputs, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        return self.embed_places(batch, self.projector(features, batch.grid_index))
 
 
 def load_unified_lm(directory: str | Path) -> UnifiedLM:

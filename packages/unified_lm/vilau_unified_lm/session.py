@@ -10,11 +10,13 @@ import numpy.typing as npt
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vilau_common.errors import UserError
 from vilau_common.images import Picture, to_array, to_tensor
 from vilau_unified_lm.document import DocumentBuilder
 from vilau_unified_lm.generation.engine import GREEDY, Engine
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.model import UnifiedLM, load_unified_lm
+from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.clip import load_text_tokenizer
 
@@ -34,8 +36,12 @@ class Session:
 
     @classmethod
     def open(cls, directory: Path) -> Session:
-        """From an LM's run directory (or its model/). Raises UserError where there is none."""
+        """From an LM's run directory (or its model/). Raises UserError where there is none, or a VILA."""
         path = directory / "model" if (directory / "model").is_dir() else directory
+        if is_vila(path):
+            raise UserError(
+                f"{directory} holds a VILA, which answers questions about pictures but has no codes to draw with"
+            )
         return cls(load_unified_lm(path), load_text_tokenizer(path))
 
     def encode(self, pictures: Picture) -> npt.NDArray[np.int64]:

@@ -113,21 +113,9 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
 def build_lm(config: LmConfig, tower: VisionTower, vocabulary: Vocabulary) -> UnifiedLM:
     """A unified LM with a new backbone around a trained tower."""
     config.backbone.validate()
-    text_config = LlamaConfig(
-        vocab_size=vocabulary.text_size,
-        hidden_size=config.backbone.width,
-        intermediate_size=config.backbone.mlp_width,
-        num_hidden_layers=config.backbone.layers,
-        num_attention_heads=config.backbone.heads,
-        num_key_value_heads=config.backbone.key_value_heads,
-        max_position_embeddings=config.backbone.context,
-        bos_token_id=vocabulary.begin,
-        eos_token_id=vocabulary.end,
-        pad_token_id=vocabulary.pad,
-    )
     model = UnifiedLM(
         UnifiedLMConfig(
-            text_config=text_config.to_dict(),
+            text_config=llama_config(config.backbone, vocabulary).to_dict(),
             vision_config=tower.config.to_dict(),
             depth=asdict(config.depth),
             grid_positions=config.grid_positions,
@@ -136,3 +124,19 @@ def build_lm(config: LmConfig, tower: VisionTower, vocabulary: Vocabulary) -> Un
     model.vision_tower.load_state_dict(tower.state_dict())
     model.llm.set_attn_implementation(config.attention)
     return model
+
+
+def llama_config(config: BackboneConfig, vocabulary: Vocabulary) -> LlamaConfig:
+    """The configuration of a new backbone for the texts of `vocabulary`."""
+    return LlamaConfig(
+        vocab_size=vocabulary.text_size,
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.key_value_heads,
+        max_position_embeddings=config.context,
+        bos_token_id=vocabulary.begin,
+        eos_token_id=vocabulary.end,
+        pad_token_id=vocabulary.pad,
+    )

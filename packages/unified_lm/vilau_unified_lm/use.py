@@ -11,6 +11,8 @@ from vilau_unified_lm.evaluation.language import MAX_TOKENS
 from vilau_unified_lm.evaluation.run import SETTINGS, SamplingConfig
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
+from vilau_unified_lm.vila.model import is_vila
+from vilau_unified_lm.vila.session import VilaSession
 
 
 def open_run(run: Path) -> Session:
@@ -19,7 +21,11 @@ def open_run(run: Path) -> Session:
 
 
 def ask(*, run: Path, image: Path, question: str) -> str:
-    """The answer to a question about a picture file."""
+    """The answer to a question about a picture file, of a unified LM or a VILA."""
+    if is_vila(run):
+        baseline = VilaSession.open(run)
+        shown = open_image(image, baseline.model.image_size)
+        return baseline.answer([shown], [question], MAX_TOKENS)[0]
     session = open_run(run)
     picture = open_image(image, session.image_tokenizer.image_size)
     return session.answer(list(session.encode(picture[None])), [question], MAX_TOKENS)[0]

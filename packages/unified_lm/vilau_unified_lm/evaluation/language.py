@@ -1,9 +1,11 @@
-"""Answers and captions of a unified LM, judged by exact match and by the world's grammar."""
+"""Answers and captions of a model, judged by exact match and by the world's grammar."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,21 @@ from vilau_common.data.split import Split
 from vilau_common.data.worlds.base import World
 from vilau_common.training.progress import TrainingProgress
 from vilau_unified_lm.document import DESCRIBE
-from vilau_unified_lm.session import Session
 
 # Longer than any answer or caption of the built-in worlds.
 MAX_TOKENS = 64
 BATCH = 256
+
+
+Read = npt.NDArray[Any]
+"""A split's pictures as a model reads them: codes int64 [N, h, w, D], or pixels uint8 [N, H, W, 3]."""
+
+
+class Answerer(Protocol):
+    """A trained model that answers questions about pictures, each in the form that it reads."""
+
+    def answer(self, pictures: Sequence[Read], questions: Sequence[str], max_tokens: int, /) -> list[str]:
+        """The likeliest answer to each question about the picture beside it."""
 
 
 @dataclass
@@ -29,24 +41,20 @@ class Written:
     right: bool
 
 
-def answer_questions(
-    session: Session, codes: npt.NDArray[np.int64], split: Split, limit: int | None
-) -> list[Written]:
-    """Every question of the split (or the first `limit`), greedily, exact match. codes: int64 [N, h, w, D]."""
+def answer_questions(session: Answerer, pictures: Read, split: Split, limit: int | None) -> list[Written]:
+    """Every question of the split (or the first `limit`), greedily, exact match. pictures: all of the split's."""
     asked = [(picture, item) for picture, items in enumerate(split.questions) for item in items][:limit]
-    texts = _write(session, codes, [(picture, item.question) for picture, item in asked], "questions")
+    texts = _write(session, pictures, [(picture, item.question) for picture, item in asked], "questions")
     return [
         Written(picture, item.question, item.kind, text, item.answer, text == item.answer)
         for (picture, item), text in zip(asked, texts, strict=True)
     ]
 
 
-def caption_pictures(
-    session: Session, codes: npt.NDArray[np.int64], split: Split, world: World
-) -> list[Written]:
+def caption_pictures(session: Answerer, pictures: Read, split: Split, world: World) -> list[Written]:
     """A caption for every picture whose scene is known; right if it says exactly what the picture shows."""
     known = split.known()
-    texts = _write(session, codes, [(int(picture), DESCRIBE) for picture in known], "captions")
+    texts = _write(session, pictures, [(int(picture), DESCRIBE) for picture in known], "captions")
     written = []
     for picture, text in zip(known, texts, strict=True):
         scene = split.scenes[picture]
@@ -55,9 +63,17 @@ def caption_pictures(
     return written
 
 
-def _write(
-    session: Session, codes: npt.NDArray[np.int64], asked: Sequence[tuple[int, str]], stage: str
-) -> list[str]:
+def language_metrics(answers: Sequence[Written], captions: Sequence[Written]) -> dict[str, float]:
+    """question_accuracy, in all and by kind, and caption_scene_accuracy."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for answer in answers:
+        for name in ("question_accuracy", f"question_accuracy/{answer.kind}"):
+            right[name].append(answer.right)
+    right["caption_scene_accuracy"] = [caption.right for caption in captions]
+    return {name: float(np.mean(values)) for name, values in sorted(right.items()) if values}
+
+
+def _write(session: Answerer, pictures: Read, asked: Sequence[tuple[int, str]], stage: str) -> list[str]:
     """Answers in the order asked. Prompts of like length go together, so that little is padding."""
     order = sorted(range(len(asked)), key=lambda index: len(asked[index][1]))
     texts = [""] * len(asked)
@@ -65,7 +81,7 @@ def _write(
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
             answers = session.answer(
-                [codes[asked[i][0]] for i in chosen], [asked[i][1] for i in chosen], MAX_TOKENS
+                [pictures[asked[i][0]] for i in chosen], [asked[i][1] for i in chosen], MAX_TOKENS
             )
             for index, text in zip(chosen, answers, strict=True):
                 texts[index] = text

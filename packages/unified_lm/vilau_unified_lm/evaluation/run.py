@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from vilau_common import atomic
 from vilau_common.config import config_to_yaml
-from vilau_common.data.split import Split, load_split
+from vilau_common.data.split import Split
 from vilau_common.data.worlds.base import World
 from vilau_common.data.worlds.registry import world_of
+from vilau_common.errors import UserError
 from vilau_common.run import RunDirectory
 from vilau_unified_lm.evaluation.drawing import Drawing, draw_prompts, drawing_metrics
 from vilau_unified_lm.evaluation.examples import ExampleWriter
-from vilau_unified_lm.evaluation.language import Written, answer_questions, caption_pictures
+from vilau_unified_lm.evaluation.language import answer_questions, caption_pictures, language_metrics
+from vilau_unified_lm.evaluation.splits import TEST, test_splits
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
+from vilau_unified_lm.vila.evaluate import evaluate_vila
+from vilau_unified_lm.vila.model import is_vila
 from vilau_vision_tower.clip import TextEncoder
 from vilau_vision_tower.evaluation.world import evaluate_on_world, scenes_right
 from vilau_vision_tower.task import TEXT_ENCODER
 from vilau_vision_tower.tower import load_tower
 
-TEST, HELD_OUT = "test", "test_held_out"
 SETTINGS = "config.yaml"
 
 
@@ -41,7 +40,8 @@ class SamplingConfig:
 
 @dataclass(kw_only=True)
 class EvaluateConfig:
-    """directory: a run with tower/ and lm/. data: the prepared data set.
+    """directory: a run with tower/ and lm/; or one of `train-vila`, of which answers and captions alone are evaluated.
+    data: the prepared data set.
 
     questions: at most so many of each test split (null: all); drawings: prompts drawn of each; hard_negative_pictures:
     compared with their captions and near misses; examples: of each sort, kept for the report.
@@ -59,40 +59,47 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """Evaluate on test data only, write results.json and evaluation/, and return the numbers."""
-    sampling = Sampling(**asdict(config.sampling))
     run = RunDirectory(config.directory)
-    tower = load_tower(run.path / "tower")
-    text_encoder = TextEncoder.from_pretrained(run.path / "tower" / "model" / TEXT_ENCODER)
-    session = Session.open(run.path / "lm")
-    world = world_of(Path(config.data) / TEST)
-    results: dict[str, float] = {}
+    if not run.path.is_dir():
+        raise UserError(f"there is no run directory {run.path}")
     with atomic.new_directory(run.path / "evaluation") as directory:
         examples = ExampleWriter(directory, config.examples)
-        for name, prefix in ((TEST, ""), (HELD_OUT, "held_out/")):
-            if name == HELD_OUT and not (Path(config.data) / name).is_dir():
-                continue  # not every world holds combinations out
-            split = load_split(Path(config.data) / name)
-            known = split.known()
-            truth = scenes_right(world, split.images[known], split, known)
-            results[f"{prefix}verifier/scene_accuracy"] = float(truth.mean())
-            seen = evaluate_on_world(tower, text_encoder, world, split, config.hard_negative_pictures)
-            results |= {f"{prefix}tower/{key}": value for key, value in seen.metrics.items()}
-            codes = seen.codes.numpy()
-            answers = answer_questions(session, codes, split, config.questions)
-            captions = caption_pictures(session, codes, split, world)
-            drawings = draw_split(session, world, split, config, sampling)
-            results |= {
-                f"{prefix}lm/{key}": value for key, value in language_metrics(answers, captions).items()
-            }
-            results |= {f"{prefix}lm/{key}": value for key, value in drawing_metrics(drawings).items()}
-            if name == TEST:
-                examples.reconstructions(split, seen.reconstructions, seen.read_back_right)
-                examples.written("answers", split, answers)
-                examples.written("captions", split, captions)
-            examples.drawings(drawings, held_out=name == HELD_OUT)
+        if is_vila(run.path):
+            results = evaluate_vila(run.path, Path(config.data), config.questions, examples)
+        else:
+            results = evaluate_line(run.path, config, examples)
         examples.finish()
         (directory / SETTINGS).write_text(config_to_yaml(config), encoding="utf-8")
     run.add_results(results)
+    return results
+
+
+def evaluate_line(run: Path, config: EvaluateConfig, examples: ExampleWriter) -> dict[str, float]:
+    """The numbers of a tower and the unified LM on its codes."""
+    sampling = Sampling(**asdict(config.sampling))
+    tower = load_tower(run / "tower")
+    text_encoder = TextEncoder.from_pretrained(run / "tower" / "model" / TEXT_ENCODER)
+    session = Session.open(run / "lm")
+    data = Path(config.data)
+    world = world_of(data / TEST)
+    results: dict[str, float] = {}
+    for prefix, split in test_splits(data):
+        known = split.known()
+        truth = scenes_right(world, split.images[known], split, known)
+        results[f"{prefix}verifier/scene_accuracy"] = float(truth.mean())
+        seen = evaluate_on_world(tower, text_encoder, world, split, config.hard_negative_pictures)
+        results |= {f"{prefix}tower/{key}": value for key, value in seen.metrics.items()}
+        codes = seen.codes.numpy()
+        answers = answer_questions(session, codes, split, config.questions)
+        captions = caption_pictures(session, codes, split, world)
+        drawings = draw_split(session, world, split, config, sampling)
+        results |= {f"{prefix}lm/{key}": value for key, value in language_metrics(answers, captions).items()}
+        results |= {f"{prefix}lm/{key}": value for key, value in drawing_metrics(drawings).items()}
+        if not prefix:
+            examples.reconstructions(split, seen.reconstructions, seen.read_back_right)
+            examples.written("answers", split, answers)
+            examples.written("captions", split, captions)
+        examples.drawings(drawings, held_out=bool(prefix))
     return results
 
 
@@ -103,13 +110,3 @@ def draw_split(
     scenes = [scene for scene in split.scenes if scene is not None]
     prompts = world.drawing_prompts(scenes, config.seed, config.drawings)
     return draw_prompts(session, prompts, sampling, config.seed, world)
-
-
-def language_metrics(answers: Sequence[Written], captions: Sequence[Written]) -> dict[str, float]:
-    """question_accuracy, in all and by kind, and caption_scene_accuracy."""
-    right: dict[str, list[bool]] = defaultdict(list)
-    for answer in answers:
-        for name in ("question_accuracy", f"question_accuracy/{answer.kind}"):
-            right[name].append(answer.right)
-    right["caption_scene_accuracy"] = [caption.right for caption in captions]
-    return {name: float(np.mean(values)) for name, values in sorted(right.items()) if values}

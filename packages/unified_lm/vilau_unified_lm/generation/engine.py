@@ -9,46 +9,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from vilau_unified_lm.document import Document
+from vilau_unified_lm.generation.decoding import Decoding, write_text
 from vilau_unified_lm.generation.prompts import left_padded
 from vilau_unified_lm.generation.sampling import Sampling, guided, sample, uniform_draws
 from vilau_unified_lm.model import UnifiedLM
 
 GREEDY = Sampling(temperature=0, top_k=None, top_p=1.0, guidance=1.0)
-
-
-class Decoding:
-    """The state of one batch on the LM's axis: keys and values so far, and the newest hidden state of each row."""
-
-    def __init__(self, model: UnifiedLM, prompts: Sequence[Document], to_come: int) -> None:
-        device = next(model.parameters()).device
-        context = int(model.config.backbone_config.max_position_embeddings)
-        batch = left_padded(prompts, model.image_tokenizer.depth, context, to_come).to(device)
-        self.model = model
-        self.cache = DynamicCache(config=model.config.backbone_config)
-        self.mask = (batch.document_ids > 0).long()
-        self.position = batch.position_ids[:, -1:]
-        features = model.image_tokenizer.embed_codes(batch.codes).sum(dim=-2)
-        self.hidden = self._forward(model.embed(batch, features), batch.position_ids)
-
-    def advance(self, inputs: Tensor) -> None:
-        """One more place: inputs float [B, hidden]."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        self.position = self.position + 1
-        self.hidden = self._forward(inputs.unsqueeze(1), self.position)
-
-    def _forward(self, inputs: Tensor, position_ids: Tensor) -> Tensor:
-        output = self.model.llm.model(
-            inputs_embeds=inputs,
-            attention_mask=self.mask,
-            position_ids=position_ids,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        hidden: Tensor = output.last_hidden_state[:, -1]
-        return hidden
 
 
 class Engine:
@@ -77,7 +45,7 @@ class Engine:
         height, width = tower.grid
         guide = sampling.guidance != 1
         rows = [*prompts, *([blank] * len(prompts))] if guide else list(prompts)
-        state = Decoding(self.model, rows, height * width)
+        state = self._begin(rows, height * width)
         uniform = uniform_draws(seeds, height * width * depths, state.hidden.device).unflatten(
             1, (-1, depths)
         )
@@ -115,21 +83,15 @@ class Engine:
     ) -> list[list[int]]:
         """Text ids after each prompt, without the closing `end`; at most `max_tokens`. Guidance does not apply."""
         _check_seeds(prompts, seeds)
-        state = Decoding(self.model, prompts, max_tokens)
-        uniform = uniform_draws(seeds, max_tokens, state.hidden.device)
-        embed = self.model.llm.get_input_embeddings()
-        written: list[Tensor] = []
-        finished = torch.zeros(len(prompts), dtype=torch.bool, device=state.hidden.device)
-        for step in range(max_tokens):
-            token = sample(self.model.llm.lm_head(state.hidden), uniform[:, step], sampling)
-            token = token.masked_fill(finished, end)
-            finished = finished | (token == end)
-            written.append(token)
-            if finished.all():  # one host sync a token: text ends when it likes, and answers are short
-                break
-            state.advance(embed(token))
-        rows = torch.stack(written, dim=1).tolist()
-        return [row[: row.index(end)] if end in row else row for row in rows]
+        return write_text(self._begin(prompts, max_tokens), end, max_tokens, sampling, seeds)
+
+    def _begin(self, prompts: Sequence[Document], to_come: int) -> Decoding:
+        """The prompts read, with room for `to_come` more places."""
+        model = self.model
+        context = int(model.config.backbone_config.max_position_embeddings)
+        batch = left_padded(prompts, self.tokenizer.depth, context, to_come).to(model.device)
+        features = self.tokenizer.embed_codes(batch.codes).sum(dim=-2)
+        return Decoding(model.llm, batch, model.embed(batch, features))
 
 
 def _check_seeds(prompts: Sequence[Document], seeds: Sequence[int]) -> None:
