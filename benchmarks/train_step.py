@@ -22,7 +22,9 @@ from vilau_common.training import TrainingConfig
 from vilau_common.training.environment import torch_settings
 from vilau_unified_lm.document import Document, ImageSegment, TextSegment
 from vilau_unified_lm.packing import MixedSequence, pack
-from vilau_unified_lm.train import TrainLmConfig, build_lm
+from vilau_unified_lm.build import build_lm
+from vilau_unified_lm.train import SCHEMA_GROUPS as LM_GROUPS
+from vilau_unified_lm.train import TrainLmConfig
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.tower import VisionTower
@@ -77,7 +79,10 @@ def seconds(function: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure both by turns, so that a noisy machine disturbs them alike, and print medians."""
-    config, tower = load_config("train_lm", ["experiment=scenes/lm"], TrainLmConfig), random_tower()
+    config, tower = (
+        load_config("train_lm", ["experiment=scenes/lm"], TrainLmConfig, groups=LM_GROUPS),
+        random_tower(),
+    )
     sequence = batch(config, tower)
     vocabulary = Vocabulary(
         text_size=WORDS,

@@ -44,13 +44,14 @@ class UnifiedLM(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
-    def __init__(self, config: UnifiedLMConfig) -> None:
+    def __init__(self, config: UnifiedLMConfig, llm: PreTrainedModel | None = None) -> None:
+        """llm: a trained backbone of config.text_config; None: one with new weights."""
         super().__init__(config)
         self.vision_tower = VisionTower(config.tower_config)
         self.vision_tower.requires_grad_(False)
         tower: ImageTokenizer = self.vision_tower
         hidden = config.backbone_config.hidden_size
-        self.llm = AutoModelForCausalLM.from_config(config.backbone_config)
+        self.llm = AutoModelForCausalLM.from_config(config.backbone_config) if llm is None else llm
         grid = tower.grid if config.grid_positions else None
         self.projector = Projector(tower.feature_width, hidden, grid, config.initializer_range)
         self.depth = DepthTransformer(
@@ -88,7 +89,7 @@ class UnifiedLM(PreTrainedModel):
         )
         has_text, has_visual = batch.text_targets != IGNORE, batch.visual_targets != IGNORE
         target = batch.visual_targets[has_visual]
-        text_logits = self.llm.lm_head(hidden[has_text])
+        text_logits = self.llm.get_output_embeddings()(hidden[has_text])
         visual_logits = self.depth(hidden[has_visual], embeddings[target])
         loss = unified_loss(text_logits, batch.text_targets[has_text], visual_logits, batch.codes[target])
         return UnifiedLMOutput(loss=loss, text_logits=text_logits, visual_logits=visual_logits)
@@ -101,7 +102,7 @@ class UnifiedLM(PreTrainedModel):
 
     def backbone(self, inputs: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
         """float [B, L, hidden] -> hidden states float [B, L, hidden]; attention_mask bool [B, 1, L, L]."""
-        output = self.llm.model(
+        output = self.llm.get_decoder()(
             inputs_embeds=inputs, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         )
         hidden: Tensor = output.last_hidden_state

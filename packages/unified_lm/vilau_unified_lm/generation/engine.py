@@ -40,7 +40,7 @@ class Decoding:
         self.hidden = self._forward(inputs.unsqueeze(1), self.position)
 
     def _forward(self, inputs: Tensor, position_ids: Tensor) -> Tensor:
-        output = self.model.llm.model(
+        output = self.model.llm.get_decoder()(
             inputs_embeds=inputs,
             attention_mask=self.mask,
             position_ids=position_ids,
@@ -117,11 +117,11 @@ class Engine:
         _check_seeds(prompts, seeds)
         state = Decoding(self.model, prompts, max_tokens)
         uniform = uniform_draws(seeds, max_tokens, state.hidden.device)
-        embed = self.model.llm.get_input_embeddings()
+        embed, head = self.model.llm.get_input_embeddings(), self.model.llm.get_output_embeddings()
         written: list[Tensor] = []
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=state.hidden.device)
         for step in range(max_tokens):
-            token = sample(self.model.llm.lm_head(state.hidden), uniform[:, step], sampling)
+            token = sample(head(state.hidden), uniform[:, step], sampling)
             token = token.masked_fill(finished, end)
             finished = finished | (token == end)
             written.append(token)
