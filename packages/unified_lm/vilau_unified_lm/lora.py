@@ -8,6 +8,7 @@ tuning the better one (Lin et al. 2023, section 3); this costs less memory, and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,17 +57,17 @@ class Adapters:
         head = llm.get_output_embeddings()
         if head.weight is not llm.get_input_embeddings().weight:
             rows[_name_of(llm, head)] = list(token_ids)
+        settings = peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=list(config.target_modules) or "all-linear",
+            trainable_token_indices=rows,
+        )
         try:
-            self._peft = peft.get_peft_model(
-                llm,
-                peft.LoraConfig(
-                    r=config.rank,
-                    lora_alpha=config.alpha,
-                    lora_dropout=config.dropout,
-                    target_modules=list(config.target_modules) or "all-linear",
-                    trainable_token_indices=rows,
-                ),
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of transformers, at a name that PEFT reads
+                self._peft = peft.get_peft_model(llm, settings)
         except ValueError as error:
             raise UserError(
                 f"lm.lora.target_modules {list(config.target_modules)} does not fit the backbone: "
