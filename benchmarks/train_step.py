@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vilau_common.config import load_config
 from vilau_common.training import TrainingConfig
 from vilau_common.training.environment import torch_settings
+from vilau_unified_lm.build import build_lm
 from vilau_unified_lm.document import Document, ImageSegment, TextSegment
 from vilau_unified_lm.packing import MixedSequence, pack
-from vilau_unified_lm.build import build_lm
 from vilau_unified_lm.train import SCHEMA_GROUPS as LM_GROUPS
 from vilau_unified_lm.train import TrainLmConfig
 from vilau_unified_lm.vocabulary import Vocabulary

@@ -126,9 +126,7 @@ def test_trains_saves_and_loads(saved: tuple[PreTrainedModel, Path], tmp_path_fa
     with torch.no_grad():
         assert torch.equal(loaded(batch).text_logits, model(batch).text_logits)
     engine = Engine(loaded)
-    codes = engine.draw(
-        [builder.drawing_prompt("a star")], builder.drawing_prompt(""), GREEDY, [0]
-    )
+    codes = engine.draw([builder.drawing_prompt("a star")], builder.drawing_prompt(""), GREEDY, [0])
     assert codes.shape == (1, 3, 3, D)
     written = engine.write([builder.question_prompt(random_codes(1), "how?")], vocabulary.end, 4, GREEDY, [0])
     assert all(0 <= id_ < vocabulary.text_size for id_ in written[0])
@@ -152,9 +150,13 @@ def test_half_precision_files_become_float32(tmp_path: Path) -> None:
 
 
 def test_missing_and_foreign_backbones_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no backbone in some/llama: .*out of reach; bring its files here .*tokenizer"):
+    with pytest.raises(
+        UserError, match=r"no backbone in some/llama: .*out of reach; bring its files here .*tokenizer"
+    ):
         find_pretrained(PretrainedBackboneConfig(pretrained="some/llama"))
-    with pytest.raises(UserError, match="no backbone in .*: expected a transformers directory with config.json"):
+    with pytest.raises(
+        UserError, match="no backbone in .*: expected a transformers directory with config.json"
+    ):
         find_pretrained(PretrainedBackboneConfig(pretrained=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     with pytest.raises(UserError, match="is of type 'siglip', which is no causal LM of transformers"):
@@ -169,7 +171,9 @@ def test_missing_weights_are_told(tmp_path: Path) -> None:
     state = model.state_dict()
     del state["model.layers.1.mlp.up_proj.weight"]
     model.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(UserError, match="lack 1 of the model's, among them model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(
+        UserError, match="lacks 1 of its weights, among them model.layers.1.mlp.up_proj.weight"
+    ):
         unified(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="the backbone's weights in .* cannot be read"):
@@ -181,7 +185,9 @@ def test_a_text_tokenizer_belongs_to_a_backbone_from_scratch(tmp_path: Path) -> 
     config = settings(PretrainedBackboneConfig(pretrained=str(tmp_path)), text_tokenizer=str(tmp_path))
     with pytest.raises(UserError, match="a pretrained backbone brings its own: set lm.text_tokenizer=null"):
         text_tokenizer(config, find_pretrained(config.backbone))
-    with pytest.raises(UserError, match="lm.text_tokenizer has no value, and a backbone from scratch needs one"):
+    with pytest.raises(
+        UserError, match="lm.text_tokenizer has no value, and a backbone from scratch needs one"
+    ):
         text_tokenizer(settings(lm_config().backbone), None)
 
 
@@ -195,7 +201,9 @@ def test_any_family_from_scratch(vocabulary: Vocabulary) -> None:
     assert type(model.llm).__name__ == "Qwen3ForCausalLM"
     assert model.llm.get_input_embeddings().weight.shape == (vocabulary.text_size, 24)
     # A name of transformers' own that stands for another one (n_embd).
-    config = settings(AnyBackboneConfig(model_type="gpt2", fields={"hidden_size": 24, "n_layer": 1, "n_head": 2}))
+    config = settings(
+        AnyBackboneConfig(model_type="gpt2", fields={"hidden_size": 24, "n_layer": 1, "n_head": 2})
+    )
     assert build_lm(config, make_tower(), vocabulary).llm.get_input_embeddings().weight.shape[1] == 24
 
 
@@ -222,7 +230,11 @@ def test_misspelt_families_and_fields_are_told(
             {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4},
             "of type mamba (takes no packed rows|lets documents)",
         ),
-        ("bloom", {"hidden_size": 16, "n_layer": 1, "n_head": 2}, "of type bloom (takes no packed rows|lets documents)"),
+        (
+            "bloom",
+            {"hidden_size": 16, "n_layer": 1, "n_head": 2},
+            "of type bloom (takes no packed rows|lets documents)",
+        ),
     ],
 )
 def test_backbones_that_cannot_keep_documents_apart_are_refused(
@@ -238,9 +250,13 @@ def test_backbones_that_cannot_keep_documents_apart_are_refused(
 def test_rows_fit_the_context_and_the_window(tmp_path: Path) -> None:
     config = save_backbone(tmp_path, "mistral", sliding_window=50).config
     check_row_length(config, 50)
-    with pytest.raises(UserError, match="data.row_length is 51, but layers of the backbone .* look back over 50"):
+    with pytest.raises(
+        UserError, match="data.row_length is 51, but layers of the backbone .* look back over 50"
+    ):
         check_row_length(config, 51)
-    with pytest.raises(UserError, match=f"data.row_length is {CONTEXT + 1}, but the backbone's context holds {CONTEXT}"):
+    with pytest.raises(
+        UserError, match=f"data.row_length is {CONTEXT + 1}, but the backbone's context holds {CONTEXT}"
+    ):
         check_row_length(config, CONTEXT + 1)
 
 
@@ -272,7 +288,11 @@ def test_llama2_7b_has_a_depth_transformer_of_527_million(tmp_path: Path) -> Non
     vocabulary = Vocabulary.from_tokenizer(text_tokenizer(config.lm, pretrained), 16384, 4)
     tower = make_tower().config.to_dict()
     vision = {**tower["vision_config"], "hidden_size": 1024, "num_attention_heads": 16}
-    tower = {**tower, "vision_config": vision, "quantizer": {"codebook_size": 16384, "depth": 4, "code_dim": None}}
+    tower = {
+        **tower,
+        "vision_config": vision,
+        "quantizer": {"codebook_size": 16384, "depth": 4, "code_dim": None},
+    }
     built = unified_config(config.lm, type(make_tower().config)(**tower), vocabulary, pretrained)
     with torch.device("meta"):
         model = UnifiedLM(built)
@@ -367,7 +387,10 @@ def test_smollm2_of_the_package_knows_its_language(tmp_path: Path) -> None:
     assert sum(weight.numel() for weight in model.llm.parameters()) == pytest.approx(134.5e6, rel=0.001)
     builder = DocumentBuilder(pretrained.tokenizer, vocabulary)
     losses = []
-    for text in ("The capital of France is Paris, a city on the river Seine.", "Paris on the. of city a is Seine"):
+    for text in (
+        "The capital of France is Paris, a city on the river Seine.",
+        "Paris on the. of city a is Seine",
+    ):
         with torch.no_grad():
             document = builder.text(text)
             losses.append(model(pack([[document]], len(document), D)).loss.text.item())

@@ -85,7 +85,9 @@ def test_adapters_change_nothing_at_first_and_are_all_that_trains_of_the_backbon
     # Of the backbone a checkpoint holds the adapters alone; tied ends name the same rows twice.
     kept = {name for name in task.trained_state() if name.startswith("llm.")}
     assert kept == {
-        f"llm.{name}" for name, weight in model.llm.named_parameters(remove_duplicate=False) if weight.requires_grad
+        f"llm.{name}"
+        for name, weight in model.llm.named_parameters(remove_duplicate=False)
+        if weight.requires_grad
     }
 
 
@@ -133,7 +135,11 @@ def test_named_layers_alone_are_adapted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"rank": -1}, "lm.lora.rank is -1"), ({"alpha": 0}, "lm.lora.alpha is 0"), ({"dropout": 1}, "dropout is 1")],
+    [
+        ({"rank": -1}, "lm.lora.rank is -1"),
+        ({"alpha": 0}, "lm.lora.alpha is 0"),
+        ({"dropout": 1}, "dropout is 1"),
+    ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], sentence: str) -> None:
     CONFIG.validate()

@@ -67,14 +67,12 @@ def test_fewer_activations_are_kept_of_backbone_and_depth_transformer(
         inputs = torch.randn(2, 20, 32, requires_grad=True)
         mask = torch.ones(2, 1, 20, 20, dtype=torch.bool).tril()
         positions = torch.arange(20).expand(2, 20)
-        for name, run in (
-            ("backbone", lambda model=model: model.backbone(inputs, mask, positions)),
-            ("depth", lambda model=model: model.depth(torch.randn(30, 32), torch.randn(30, D, 8))),
-        ):
-            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-                run()
-            amounts[name] = sum(seen)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model.backbone(inputs, mask, positions)
+            amounts["backbone"] = sum(seen)
             seen.clear()
+            model.depth(torch.randn(30, 32), torch.randn(30, D, 8))
+            amounts["depth"] = sum(seen)
         kept.append(amounts)
     for name in ("backbone", "depth"):
         assert kept[1][name] < 0.5 * kept[0][name], name
@@ -100,7 +98,13 @@ def test_one_step_in_bf16(ready: Path, tmp_path: Path) -> None:
         optimizer = OptimizerConfig(learning_rate=1e-3)
         train_lm(
             config_for(
-                ready, run, steps=1, accumulation=1, ema_decay=None, mixed_precision=precision, optimizer=optimizer
+                ready,
+                run,
+                steps=1,
+                accumulation=1,
+                ema_decay=None,
+                mixed_precision=precision,
+                optimizer=optimizer,
             )
         )
         weights[precision] = load_file(run / "model" / "model.safetensors")

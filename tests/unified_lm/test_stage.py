@@ -63,20 +63,24 @@ def test_a_stage_says_what_trains_how_fast_and_on_what(name: str, trained: set[s
     assert {part for part, share in vars(config.stage.rates).items() if share} == trained
     assert config.training.optimizer.learning_rate == rate
     assert sum(vars(config.data.mixture).values()) == pytest.approx(1)
-    assert config.data.mixture != load_config(
-        "train_lm", ["experiment=smoke/lm"], TrainLmConfig, groups=SCHEMA_GROUPS, directory=CONF
-    ).data.mixture
+    assert (
+        config.data.mixture
+        != load_config(
+            "train_lm", ["experiment=smoke/lm"], TrainLmConfig, groups=SCHEMA_GROUPS, directory=CONF
+        ).data.mixture
+    )
 
 
 def changed(before: Path, after: Path) -> dict[str, tuple[int, int]]:
     """Part -> (how many of its weights differ between two saved models, how many there are)."""
-    left, right = (state_of(load_unified_lm(run)) for run in (before, after))
+    left, right = (load_unified_lm(run) for run in (before, after))
+    assert_same_state(state_of(left.vision_tower), state_of(right.vision_tower))
+    others = dict(right.named_parameters())
     counts = {}
     for part, prefix in PREFIX.items():
-        names = [name for name in left if name.startswith(prefix)]
-        counts[part] = (sum(not torch.equal(left[name], right[name]) for name in names), len(names))
-    tower = [name for name in left if name.startswith("vision_tower.")]
-    assert_same_state({name: left[name] for name in tower}, {name: right[name] for name in tower})
+        weights = {name: weight for name, weight in left.named_parameters() if name.startswith(prefix)}
+        moved = sum(not torch.equal(weight, others[name]) for name, weight in weights.items())
+        counts[part] = (moved, len(weights))
     return counts
 
 
@@ -122,7 +126,10 @@ def test_align_moves_what_is_new_and_pretraining_goes_on_from_it(
     assert counts["projector"][0] == counts["projector"][1] > 0
     assert counts["depth"][0] == counts["depth"][1] > 0
     saved = torch.load(align / "checkpoints" / "step_000002" / "optimizer.pt", weights_only=True)
-    assert {group["name"].split("/")[0] for group in saved["main"][0]["param_groups"]} == {"projector", "depth"}
+    assert {group["name"].split("/")[0] for group in saved["main"][0]["param_groups"]} == {
+        "projector",
+        "depth",
+    }
 
     train_lm(stage_run(ready, pretrain, "pretrain", align))
     assert gradients[1] == {"llm", "projector", "depth"}
@@ -180,7 +187,9 @@ def test_a_start_of_another_tower_tokenizer_or_model_is_refused(
     def with_lm(**changes: Any) -> Callable[[TrainLmConfig], TrainLmConfig]:
         return lambda config: replace(config, lm=replace(config.lm, **changes))
 
-    refused(with_lm(start=str(ready)), config, "lm.start is .*, but no finished run of `vilau train-lm` is there")
+    refused(
+        with_lm(start=str(ready)), config, "lm.start is .*, but no finished run of `vilau train-lm` is there"
+    )
     other = tmp_path / "other"
     (other / "model").mkdir(parents=True)
     for file in (first / "model").iterdir():
@@ -188,7 +197,9 @@ def test_a_start_of_another_tower_tokenizer_or_model_is_refused(
     record = yaml.safe_load((first / "config.yaml").read_text())
     (other / "config.yaml").write_text(yaml.safe_dump({**record, "tower_fingerprint": "feedfacedeadbeef"}))
     refused(
-        with_lm(start=str(other)), config, "was trained with the tower feedfacedeadbeef, but lm.tower is [0-9a-f]{16}"
+        with_lm(start=str(other)),
+        config,
+        "was trained with the tower feedfacedeadbeef, but lm.tower is [0-9a-f]{16}",
     )
     refused(
         with_lm(depth=replace(config.lm.depth, width=48)),
@@ -237,7 +248,11 @@ def test_another_tower_under_the_same_name_is_told_by_its_weights(
     [
         (StageConfig(rates=PartRates(depth=-1)), 0, "stage.rates.depth is -1"),
         (StageConfig(rates=PartRates(backbone=0, projector=0, depth=0)), 0, "stage.rates freezes every part"),
-        (StageConfig(rates=PartRates(backbone=0)), 4, "the adapters would not be trained; set lm.lora.rank=0"),
+        (
+            StageConfig(rates=PartRates(backbone=0)),
+            4,
+            "the adapters would not be trained; set lm.lora.rank=0",
+        ),
     ],
 )
 def test_stages_that_train_nothing_are_refused(

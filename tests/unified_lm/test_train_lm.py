@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from dataclasses import replace
@@ -25,6 +24,7 @@ from vilau_unified_lm.train import train_lm
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.clip import load_text_tokenizer
 from vilau_vision_tower.tower import load_tower
+
 
 @pytest.fixture(scope="module")
 def finished(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:

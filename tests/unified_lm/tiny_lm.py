@@ -19,12 +19,12 @@ from transformers import PreTrainedTokenizerFast
 
 from vilau_common.data.shards import ShardWriter
 from vilau_common.data.text_tokenizer import train_text_tokenizer
+from vilau_unified_lm.backbone import LlamaBackboneConfig
+from vilau_unified_lm.build import LmConfig, build_lm
 from vilau_unified_lm.config import DepthConfig
 from vilau_unified_lm.document import Codes, Document, DocumentBuilder
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import pack, packed_attention_mask
-from vilau_unified_lm.backbone import LlamaBackboneConfig
-from vilau_unified_lm.build import LmConfig, build_lm
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.tower import VisionTower

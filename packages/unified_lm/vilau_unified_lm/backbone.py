@@ -141,7 +141,7 @@ def new_backbone_config(config: BackboneConfig, vocabulary: Vocabulary) -> PreTr
 
 
 def check_row_length(config: PreTrainedConfig, row_length: int) -> None:
-    """Raises UserError where a row holds more places than the backbone has positions, or than one of its layers sees."""
+    """Raises UserError where a row is longer than the backbone's context or the window of one of its layers."""
     context = config.max_position_embeddings
     if row_length > context:
         raise UserError(f"data.row_length is {row_length}, but the backbone's context holds {context}")

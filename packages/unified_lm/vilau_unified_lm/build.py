@@ -20,7 +20,7 @@ from vilau_vision_tower.tower import VisionTower
 
 @dataclass(kw_only=True)
 class LmConfig:
-    """tower: the vision tower's run directory; start: the run directory of the stage before, whose weights it goes on from.
+    """tower: the vision tower's run directory; start: the run of the stage before, whose weights this one goes on from.
 
     text_tokenizer: directory of the text tokenizer, for a backbone from scratch; a pretrained one brings its own.
     gradient_checkpointing: of backbone and depth transformer; less memory, one more forward pass, the same gradients.
@@ -37,7 +37,7 @@ class LmConfig:
 
 
 def text_tokenizer(config: LmConfig, pretrained: PretrainedBackbone | None) -> PreTrainedTokenizerBase:
-    """The text tokenizer with the unified LM's special tokens. Raises UserError where none, or one too many, is named."""
+    """The text tokenizer with the unified LM's special tokens. Raises UserError where none or one too many is named."""
     if pretrained is not None:
         if config.text_tokenizer is not None:
             raise UserError(

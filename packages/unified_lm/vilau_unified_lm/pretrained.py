@@ -78,7 +78,7 @@ class PretrainedBackbone:
         # transformers would go on with random numbers in their place.
         if missing := sorted(report["missing_keys"]):
             raise UserError(
-                f"the backbone's weights in {self.directory} lack {len(missing)} of the model's, among them {missing[0]}"
+                f"the backbone in {self.directory} lacks {len(missing)} of its weights, among them {missing[0]}"
             )
         extend_embeddings(llm, vocabulary.text_size, self.new_ids)
         check_packing(llm)
@@ -115,7 +115,9 @@ def backbone_directory(pretrained: str) -> Path:
         raise UserError(f"no backbone in {pretrained}: expected a transformers directory with {FILES}")
     family = json.loads(file.read_text(encoding="utf-8")).get("model_type")
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(f"the model in {pretrained} is of type {family!r}, which is no causal LM of transformers")
+        raise UserError(
+            f"the model in {pretrained} is of type {family!r}, which is no causal LM of transformers"
+        )
     return path
 
 

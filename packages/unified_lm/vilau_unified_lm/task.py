@@ -18,7 +18,7 @@ LORA = ".lora_"  # in the names of PEFT's low-rank matrices
 
 
 class UnifiedTask(Task):
-    """Next-token loss on packed documents; what is frozen, the vision tower first of all, is left out of checkpoints."""
+    """Next-token loss on packed documents. What is frozen, as the vision tower is, is left out of checkpoints."""
 
     unit = "tokens"
 
@@ -87,9 +87,7 @@ class UnifiedTask(Task):
         }
         state = self.model.state_dict()
         return {
-            name: value
-            for name, value in state.items()
-            if name not in frozen and not name.startswith(TOWER)
+            name: value for name, value in state.items() if name not in frozen and not name.startswith(TOWER)
         }
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
