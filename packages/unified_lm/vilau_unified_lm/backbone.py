@@ -182,14 +182,14 @@ def check_packing(llm: PreTrainedModel) -> None:
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"a backbone of type {family} takes no packed rows ({str(error).strip().splitlines()[0]}); take one with "
-            "plain attention, such as llama, qwen2, qwen3, mistral or gemma2"
+            "plain attention, such as llama, qwen2, qwen3 or mistral"
         ) from None
     finally:
         llm.train(was_training)
     if not torch.allclose(together, alone, rtol=0, atol=LEAK_TOLERANCE * float(alone.abs().max())):
         raise UserError(
             f"a backbone of type {family} lets documents that share a row see each other; take one with plain "
-            "attention, such as llama, qwen2, qwen3, mistral or gemma2"
+            "attention, such as llama, qwen2, qwen3 or mistral"
         )
 
 

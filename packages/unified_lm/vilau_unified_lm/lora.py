@@ -3,7 +3,7 @@
     W x  becomes  W x + (alpha / rank) B A x        W frozen; A random, B zero at first
 
 The rows of the unified LM's special tokens are new to a backbone, so they are trained whole. VILA's authors found full
-tuning the better one (Lin et al. 2023, section 3); this costs less memory, and less time.
+tuning the better one (Lin et al. 2023, section 3); this costs less memory.
 """
 
 from __future__ import annotations
