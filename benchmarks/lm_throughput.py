@@ -41,11 +41,13 @@ from vilau_common.images import to_tensor
 from vilau_common.training import StepOutput
 from vilau_common.training.environment import torch_settings
 from vilau_common.training.state import TrainingState
+from vilau_unified_lm.build import build_lm
 from vilau_unified_lm.data import DocumentEncoder, document_loader
 from vilau_unified_lm.document import Document, ImageSegment
 from vilau_unified_lm.packing import IGNORE, MixedSequence, pack
 from vilau_unified_lm.task import UnifiedTask
-from vilau_unified_lm.train import TrainLmConfig, build_lm
+from vilau_unified_lm.train import SCHEMA_GROUPS as LM_GROUPS
+from vilau_unified_lm.train import TrainLmConfig
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
 from vilau_vision_tower.clip import load_text_tokenizer
 from vilau_vision_tower.config import VisionTowerConfig
@@ -79,7 +81,7 @@ class Line:
 
 def build(directory: Path, overrides: Sequence[str]) -> Line:
     """Pictures and their codes in `directory`. overrides: settings of train-lm."""
-    config = load_config("train_lm", ["experiment=scenes/lm", *overrides], TrainLmConfig)
+    config = load_config("train_lm", ["experiment=scenes/lm", *overrides], TrainLmConfig, groups=LM_GROUPS)
     prepared = load_config(
         "prepare",
         ["experiment=scenes/prepare", f"directory={directory / 'data'}"],

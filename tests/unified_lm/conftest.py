@@ -18,6 +18,7 @@ from vilau_unified_lm.vocabulary import Vocabulary
 sys.path.append(str(Path(__file__).parent))  # pytest's importlib mode does not add it
 
 import tiny_lm
+import tiny_run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,3 +57,9 @@ def builder(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> Docum
 def model(request: pytest.FixtureRequest, vocabulary: Vocabulary) -> UnifiedLM:
     """A fresh tiny model in evaluation mode, with and without learned grid positions."""
     return tiny_lm.make_model(vocabulary, grid_positions=request.param)
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tower/, tokenizer/ and codes/ for `vilau train-lm`."""
+    return tiny_run.make_ready(tmp_path_factory.mktemp("ready"))

@@ -17,6 +17,7 @@ from vilau_common.data.shards import read_shards
 from vilau_unified_lm.data import DocumentEncoder
 from vilau_unified_lm.document import Document, DocumentBuilder, ImageSegment, TextSegment
 from vilau_unified_lm.packing import IGNORE, MixedSequence, first_fit_decreasing, pack, packed_attention_mask
+from vilau_unified_lm.train import SCHEMA_GROUPS as LM_GROUPS
 from vilau_unified_lm.train import TrainLmConfig
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
 from vilau_vision_tower.clip import load_text_tokenizer
@@ -196,7 +197,7 @@ def test_first_fit_decreasing_overflows_nothing_and_forgets_nothing(count: int, 
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainLmConfig, list[int]]:
     """The demo's settings, and the lengths of documents of its mixture in its world's words."""
     directory = tmp_path_factory.mktemp("scenes")
-    config = load_config("train_lm", ["experiment=scenes/lm"], TrainLmConfig)
+    config = load_config("train_lm", ["experiment=scenes/lm"], TrainLmConfig, groups=LM_GROUPS)
     prepared = load_config(
         "prepare", ["experiment=scenes/prepare", "directory=unused"], PrepareConfig, groups=SCHEMA_GROUPS
     )

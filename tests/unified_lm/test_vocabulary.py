@@ -85,11 +85,28 @@ def test_a_missing_begin_or_pad_is_the_end(tmp_path: Path) -> None:
 
 def test_special_tokens_are_added_once_and_survive_saving(tmp_path: Path, vocabulary: Vocabulary) -> None:
     tokenizer = train_text_tokenizer(CAPTIONS, tmp_path / "plain", vocabulary_size=280)
-    assert add_special_tokens(tokenizer) == len(SPECIAL_TOKENS)
-    assert add_special_tokens(tokenizer) == 0
+    assert add_special_tokens(tokenizer) == tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert add_special_tokens(tokenizer) == []
     tokenizer.save_pretrained(tmp_path / "special")
     loaded = load_text_tokenizer(tmp_path / "special")
-    assert add_special_tokens(loaded) == 0
+    assert add_special_tokens(loaded) == []
     assert Vocabulary.from_tokenizer(loaded, K, D) == Vocabulary.from_tokenizer(tokenizer, K, D)
     text = "a red circle"
     assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_a_pretrained_tokenizers_own_special_tokens_stay_special(tmp_path: Path) -> None:
+    tokenizer = train_text_tokenizer(CAPTIONS, tmp_path, vocabulary_size=280)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>"]})
+    add_special_tokens(tokenizer)
+    ids = tokenizer("<|im_start|> a red circle<image_start>", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "a red circle"
+
+
+def test_ids_that_a_tokenizer_leaves_out_count(tmp_path: Path) -> None:
+    """The embedding has a row for every id up to the last."""
+    tokenizer = train_text_tokenizer(CAPTIONS, tmp_path, vocabulary_size=280)
+    add_special_tokens(tokenizer)
+    known = tokenizer.get_vocab()
+    tokenizer.get_vocab = lambda: {**known, "far": 1000}
+    assert Vocabulary.from_tokenizer(tokenizer, K, D).text_size == 1001

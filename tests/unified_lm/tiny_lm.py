@@ -19,12 +19,13 @@ from transformers import PreTrainedTokenizerFast
 
 from vilau_common.data.shards import ShardWriter
 from vilau_common.data.text_tokenizer import train_text_tokenizer
+from vilau_unified_lm.backbone import LlamaBackboneConfig
+from vilau_unified_lm.build import LmConfig, build_lm
 from vilau_unified_lm.config import DepthConfig
 from vilau_unified_lm.document import Codes, Document, DocumentBuilder
 from vilau_unified_lm.losses import LossConfig, StepTargets, UnifiedLoss, unified_loss
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import MixedSequence, pack, packed_attention_mask
-from vilau_unified_lm.train import BackboneConfig, LmConfig, build_lm
 from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.tower import VisionTower
@@ -76,7 +77,7 @@ def lm_config(tower: str = "", text_tokenizer: str = "", grid_positions: bool = 
     return LmConfig(
         tower=tower,
         text_tokenizer=text_tokenizer,
-        backbone=BackboneConfig(
+        backbone=LlamaBackboneConfig(
             width=32, layers=2, heads=4, key_value_heads=2, mlp_width=64, context=CONTEXT
         ),
         depth=DepthConfig(width=24, layers=2, heads=3, dropout=0.1),

@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from vilau_common.pictures import Picture
+from vilau_unified_lm.backbone import LlamaBackboneConfig
 from vilau_unified_lm.document import DocumentBuilder
 from vilau_unified_lm.packing import pack
-from vilau_unified_lm.train import BackboneConfig
 from vilau_unified_lm.vila.config import VilaProjectorConfig
 from vilau_unified_lm.vila.data import (
     NUMBER_DEPTH,
@@ -74,7 +74,7 @@ def vila_settings(
     return VilaSettings(
         clip=SiglipClipConfig(pretrained=clip),
         text_tokenizer=text_tokenizer,
-        backbone=BackboneConfig(
+        backbone=LlamaBackboneConfig(
             width=32, layers=2, heads=4, key_value_heads=2, mlp_width=64, context=CONTEXT
         ),
         projector=VilaProjectorConfig(kind=kind, downsample=downsample),

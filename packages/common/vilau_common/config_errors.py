@@ -193,7 +193,9 @@ def _by_words(error: Exception, request: Request) -> str:
     for key, override in zip(request.overridden(), request.overrides, strict=True):
         if override.startswith("+") and key in request.names().choices:
             return f"{key} is chosen already: write {override[1:]}, without the plus sign"
-        if key in request.names().sections:
+        if override == f"{key}=null" and key in request.names().choices:
+            return f"{override}: to choose nothing write ~{key}"
+        if key in request.names().sections and key not in request.names().choices:
             return f"{override}: {key} is a section of settings, so set one of them, as {key}.name=value"
     return f"{_source(error, request) or request.file(request.name)} cannot be composed: {_first_line(error)}"
 

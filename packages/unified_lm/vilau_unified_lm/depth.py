@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vilau_unified_lm.config import DepthConfig
 
@@ -86,8 +87,11 @@ class DepthTransformer(nn.Module):
         return self.logits(x)
 
 
-class DepthBlock(nn.Module):
-    """Causal self-attention and an MLP four times as wide, each behind a layer norm."""
+class DepthBlock(GradientCheckpointingLayer):
+    """Causal self-attention and an MLP four times as wide, each behind a layer norm.
+
+    Computed again in the backward pass where the model's activation checkpointing is on.
+    """
 
     def __init__(self, config: DepthConfig) -> None:
         super().__init__()

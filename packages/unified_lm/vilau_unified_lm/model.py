@@ -43,13 +43,14 @@ class UnifiedLM(MixedLM):
     config: UnifiedLMConfig
     supports_gradient_checkpointing = True
 
-    def __init__(self, config: UnifiedLMConfig) -> None:
+    def __init__(self, config: UnifiedLMConfig, llm: PreTrainedModel | None = None) -> None:
+        """llm: a trained backbone of config.text_config; None: one with new weights."""
         super().__init__(config)
         self.vision_tower = VisionTower(config.tower_config)
         self.vision_tower.requires_grad_(False)
         tower: ImageTokenizer = self.vision_tower
         hidden = config.backbone_config.hidden_size
-        self.llm = AutoModelForCausalLM.from_config(config.backbone_config)
+        self.llm = AutoModelForCausalLM.from_config(config.backbone_config) if llm is None else llm
         grid = tower.grid if config.grid_positions else None
         self.projector = Projector(tower.feature_width, hidden, grid, config.initializer_range)
         self.depth = DepthTransformer(

@@ -10,38 +10,64 @@ from transformers import PreTrainedTokenizerBase
 
 from vilau_common.training import MAIN, ParameterGroup, StepOutput, Task
 from vilau_unified_lm.losses import LossConfig, StepTargets, unified_loss
+from vilau_unified_lm.lora import ADAPTER, Adapters
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import MixedSequence
+from vilau_unified_lm.stage import PartRates, parts
 
 TOWER = "vision_tower."
+LORA = ".lora_"  # in the names of PEFT's low-rank matrices
 
 
 class UnifiedTask(Task):
-    """Next-token loss on packed documents; the vision tower is frozen and left out of checkpoints."""
+    """Next-token loss on packed documents. What is frozen, as the vision tower is, is left out of checkpoints."""
 
     unit = "tokens"
 
     def __init__(
-        self, model: UnifiedLM, tokenizer: PreTrainedTokenizerBase, loss: LossConfig | None = None
+        self,
+        model: UnifiedLM,
+        tokenizer: PreTrainedTokenizerBase,
+        loss: LossConfig | None = None,
+        rates: PartRates | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
+        """rates: of each part's learning rate, all the same by default; adapters: inside the model's backbone."""
         self.model = model
         self.network = model
         self.tokenizer = tokenizer
         self.loss = loss or LossConfig()
+        self.rates = rates or PartRates()
+        self.adapters = adapters
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Hidden matrices of backbone and depth transformer (Muon's), and everything else."""
-        hidden = [self.model.llm.model.layers, self.model.depth.blocks]
-        matrices = {id(m.weight) for part in hidden for m in part.modules() if isinstance(m, nn.Linear)}
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return [
-            ParameterGroup(
-                name="matrices", parameters=[p for p in trainable if id(p) in matrices], matrices=True
-            ),
-            ParameterGroup(
-                name="other", parameters=[p for p in trainable if id(p) not in matrices], weight_decay=0.0
-            ),
-        ]
+        """Of each part that is trained the hidden matrices (Muon's) and everything else."""
+        hidden = [self.model.llm.get_decoder(), self.model.depth.blocks]
+        # Low-rank factors are no matrices of a layer's own: their product is.
+        matrices = {
+            id(layer.weight)
+            for part in hidden
+            for name, layer in part.named_modules()
+            if isinstance(layer, nn.Linear) and LORA not in name
+        }
+        groups = []
+        for kind in ("matrices", "other"):
+            for name, part in parts(self.model).items():
+                parameters = [
+                    weight
+                    for weight in part.parameters()
+                    if weight.requires_grad and (id(weight) in matrices) == (kind == "matrices")
+                ]
+                groups.append(
+                    ParameterGroup(
+                        name=f"{name}/{kind}",
+                        parameters=parameters,
+                        learning_rate_scale=getattr(self.rates, name),
+                        weight_decay=None if kind == "matrices" else 0.0,
+                        matrices=kind == "matrices",
+                    )
+                )
+        return [group for group in groups if group.parameters]
 
     def before_step(self, batches: Sequence[MixedSequence]) -> None:
         self.targets = StepTargets.of(batches, self.model.device)
@@ -60,13 +86,26 @@ class UnifiedTask(Task):
         return int((batch.document_ids > 0).sum())
 
     def trained_state(self) -> dict[str, Tensor]:
+        # A frozen part is as it was when the run began, and can be large.
+        frozen = {
+            name
+            for name, weight in self.model.named_parameters(remove_duplicate=False)
+            if not weight.requires_grad
+        }
         state = self.model.state_dict()
-        return {name: value for name, value in state.items() if not name.startswith(TOWER)}
+        return {
+            name: value for name, value in state.items() if name not in frozen and not name.startswith(TOWER)
+        }
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        frozen = {f"{TOWER}{name}": value for name, value in self.model.vision_tower.state_dict().items()}
-        self.model.load_state_dict({**state, **frozen})
+        if state.keys() != self.trained_state().keys():
+            raise ValueError("the weights in the checkpoint are of other parts than this run trains")
+        self.model.load_state_dict({**self.model.state_dict(), **state})
 
     def save_model(self, directory: Path) -> None:
+        """Adapters are saved beside the model and then become part of it, for good: it loads without PEFT."""
+        if self.adapters is not None:
+            self.adapters.save(directory / ADAPTER)
+            self.adapters.merge()
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)

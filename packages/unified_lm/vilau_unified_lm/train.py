@@ -2,73 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-
-from transformers import LlamaConfig
+from dataclasses import dataclass, field
 
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
-from vilau_common.errors import UserError
-from vilau_common.fingerprint import vocabulary_fingerprint
+from vilau_common.fingerprint import vocabulary_fingerprint, weights_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
 from vilau_unified_lm.attention import check_attention
-from vilau_unified_lm.config import DepthConfig, UnifiedLMConfig
+from vilau_unified_lm.backbone import BACKBONE_CONFIGS, check_row_length
+from vilau_unified_lm.build import LmConfig, build_lm, lm_config, text_tokenizer
 from vilau_unified_lm.data import DocumentDataConfig, document_loader
+from vilau_unified_lm.lora import Adapters
 from vilau_unified_lm.losses import LossConfig
-from vilau_unified_lm.model import UnifiedLM
+from vilau_unified_lm.pretrained import find_pretrained
+from vilau_unified_lm.stage import StageConfig, freeze, start_from
 from vilau_unified_lm.task import UnifiedTask
-from vilau_unified_lm.vocabulary import Vocabulary, add_special_tokens
-from vilau_vision_tower.clip import load_text_tokenizer
+from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.tokenize import CodesOrigin, tower_fingerprint
-from vilau_vision_tower.tower import VisionTower, load_tower
+from vilau_vision_tower.tower import load_tower
 
+SCHEMA_GROUPS = {"lm/backbone": BACKBONE_CONFIGS}
 
-@dataclass(kw_only=True)
-class BackboneConfig:
-    """A LLaMA from scratch: sizes as in transformers' LlamaConfig; context: positions it can hold."""
-
-    width: int = 4096
-    layers: int = 32
-    heads: int = 32
-    key_value_heads: int = 32
-    mlp_width: int = 11008
-    context: int = 4096
-
-    def validate(self) -> None:
-        """Raises UserError for sizes that do not fit together."""
-        for larger, smaller in (("width", "heads"), ("heads", "key_value_heads")):
-            if getattr(self, larger) % getattr(self, smaller):
-                raise UserError(
-                    f"lm.backbone.{larger} {getattr(self, larger)} is not a multiple of "
-                    f"lm.backbone.{smaller} {getattr(self, smaller)}"
-                )
-
-
-@dataclass(kw_only=True)
-class LmConfig:
-    """tower: the vision tower's run directory; text_tokenizer: directory of the text tokenizer.
-
-    attention: sdpa, eager, or flex_attention (by blocks, for long rows on GPUs): see `attention.py`.
-    """
-
-    tower: str
-    text_tokenizer: str
-    backbone: BackboneConfig
-    depth: DepthConfig
-    grid_positions: bool = False
-    attention: str = "sdpa"
+# What a run may be found or computed by otherwise when it goes on: the fingerprints stand for the contents.
+PLACES = ["lm.tower", "lm.text_tokenizer", "lm.start", "lm.backbone.pretrained", "lm.backbone.file"]
 
 
 @dataclass(kw_only=True)
 class TrainLmConfig:
-    """directory: the run directory."""
+    """directory: the run directory. stage: what is trained, and how fast."""
 
     directory: str
     seed: int = 0
     data: DocumentDataConfig
     lm: LmConfig
     loss: LossConfig = field(default_factory=LossConfig)
+    stage: StageConfig = field(default_factory=StageConfig)
     training: TrainingConfig
 
 
@@ -77,66 +46,47 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
     run = RunDirectory(config.directory)
     config.loss.validate()
     check_attention(config.lm.attention)
+    config.lm.lora.validate()
+    config.stage.validate(adapters=config.lm.lora.rank > 0)
     fingerprint = tower_fingerprint(config.lm.tower)
     tower = load_tower(config.lm.tower)
-    tokenizer = load_text_tokenizer(config.lm.text_tokenizer)
-    add_special_tokens(tokenizer)
+    pretrained = find_pretrained(config.lm.backbone)
+    tokenizer = text_tokenizer(config.lm.text_tokenizer, pretrained, "lm.text_tokenizer")
     vocabulary = Vocabulary.from_tokenizer(tokenizer, tower.codebook_size, tower.depth)
-    if config.data.row_length > config.lm.backbone.context:
-        raise UserError(
-            f"data.row_length is {config.data.row_length}, but lm.backbone.context holds {config.lm.backbone.context}"
-        )
+    wanted = lm_config(config.lm, tower.config, vocabulary, pretrained)
+    check_row_length(wanted.backbone_config, config.data.row_length)
     origin = CodesOrigin.of(tower, fingerprint)
     loader = document_loader(config.data, tokenizer, vocabulary, origin, config.seed, run.path)
     seed_everything(config.seed, distributed.rank())
-    model = build_lm(config.lm, tower, vocabulary)
-    task = UnifiedTask(model, tokenizer, config.loss)
+    fingerprints = {
+        "tower_fingerprint": fingerprint,
+        "text_tokenizer_fingerprint": vocabulary_fingerprint(tokenizer.get_vocab()),
+    }
+    if config.lm.start is not None:
+        model = start_from(config.lm.start, wanted, fingerprint, tokenizer)
+        fingerprints["start_fingerprint"] = weights_fingerprint(RunDirectory(config.lm.start).model)
+    else:
+        model = build_lm(config.lm, tower, vocabulary, pretrained)
+        if pretrained is not None:
+            fingerprints["backbone_fingerprint"] = pretrained.fingerprint
+    adapters = None
+    if config.lm.lora.rank:
+        adapters = Adapters(model.llm, config.lm.lora, vocabulary.special_ids)
+    model.llm.set_attn_implementation(config.lm.attention)
+    freeze(model, config.stage.rates)
+    if config.lm.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    task = UnifiedTask(model, tokenizer, config.loss, config.stage.rates, adapters)
     # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
     run.claim(
-        {
-            **config_to_dict(config),
-            "tower_fingerprint": fingerprint,
-            "text_tokenizer_fingerprint": vocabulary_fingerprint(tokenizer.get_vocab()),
-        },
+        {**config_to_dict(config), **fingerprints},
         ignore=[
             "directory",
             "data.directory",
             "data.blend",
-            "lm.tower",
-            "lm.text_tokenizer",
+            "lm.gradient_checkpointing",
+            *PLACES,
             *operational_keys(),
         ],
     )
-    return train(task, loader, config.training, run, stage="lm", seed=config.seed)
-
-
-def build_lm(config: LmConfig, tower: VisionTower, vocabulary: Vocabulary) -> UnifiedLM:
-    """A unified LM with a new backbone around a trained tower."""
-    config.backbone.validate()
-    model = UnifiedLM(
-        UnifiedLMConfig(
-            text_config=llama_config(config.backbone, vocabulary).to_dict(),
-            vision_config=tower.config.to_dict(),
-            depth=asdict(config.depth),
-            grid_positions=config.grid_positions,
-        )
-    )
-    model.vision_tower.load_state_dict(tower.state_dict())
-    model.llm.set_attn_implementation(config.attention)
-    return model
-
-
-def llama_config(config: BackboneConfig, vocabulary: Vocabulary) -> LlamaConfig:
-    """The configuration of a new backbone for the texts of `vocabulary`."""
-    return LlamaConfig(
-        vocab_size=vocabulary.text_size,
-        hidden_size=config.width,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.key_value_heads,
-        max_position_embeddings=config.context,
-        bos_token_id=vocabulary.begin,
-        eos_token_id=vocabulary.end,
-        pad_token_id=vocabulary.pad,
-    )
+    return train(task, loader, config.training, run, stage=config.stage.name, seed=config.seed)

@@ -2,15 +2,18 @@
 
 Code k at depth d has id V + d * K + k. Visual tokens have no embedding rows (VILA-U embeds a position by the sum
 of its code embeddings) and no logits of the text head; the ids name them where one stream holds both kinds.
+
+A pretrained backbone gets one row for each text id, the added special tokens included (`extend_embeddings`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vilau_common.errors import UserError
 
@@ -49,7 +52,7 @@ class Vocabulary:
             )
         end = tokenizer.eos_token_id
         return cls(
-            text_size=len(tokenizer),
+            text_size=max(tokenizer.get_vocab().values()) + 1,  # some tokenizers leave ids out
             codebook_size=codebook_size,
             depth=depth,
             begin=end if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
@@ -66,6 +69,11 @@ class Vocabulary:
         """Text and visual tokens together."""
         return self.text_size + self.depth * self.codebook_size
 
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Of <image_start>, <image_end>, <video_start>, <video_end>."""
+        return (self.image_start, self.image_end, self.video_start, self.video_end)
+
     def visual_ids(self, codes: Tensor) -> Tensor:
         """codes int64 [..., D] -> token ids int64 [..., D]."""
         return codes + self._offsets(codes)
@@ -79,6 +87,33 @@ class Vocabulary:
         return self.text_size + depths * self.codebook_size
 
 
-def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Adds what the unified LM needs to a text tokenizer; returns how many tokens are new."""
-    return int(tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)}))
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Adds what the unified LM needs to a text tokenizer; returns the ids of the tokens that are new."""
+    known = tokenizer.get_vocab()
+    # Those that a pretrained tokenizer has (of its chat template, say) stay special.
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": list(SPECIAL_TOKENS)}, replace_extra_special_tokens=False
+    )
+    new = [token for token in SPECIAL_TOKENS if token not in known]
+    return [int(id_) for id_ in tokenizer.convert_tokens_to_ids(new)]
+
+
+@torch.no_grad()
+def extend_embeddings(llm: PreTrainedModel, text_size: int, new: Collection[int]) -> None:
+    """Give a pretrained causal LM one row for each of `text_size` ids, in its embedding and in its head, tied or not.
+
+    new: ids that no one has trained. Their rows, and those that the LM never had, become the mean of the others: the
+    LM then neither expects nor avoids them. Rows that no text id has (padding to a multiple) are dropped.
+    """
+    had = llm.get_input_embeddings().weight.shape[0]
+    untrained = {*new, *range(had, text_size)}
+    llm.resize_token_embeddings(text_size, mean_resizing=False)
+    if not untrained:
+        return
+    fresh = torch.tensor(sorted(untrained))
+    trained = torch.tensor([id_ for id_ in range(text_size) if id_ not in untrained])
+    ends = (llm.get_input_embeddings(), llm.get_output_embeddings())
+    # Tied ends share one weight, which must not be averaged twice; a head may have a bias besides.
+    weights = {id(weight): weight for end in ends for weight in end.parameters()}
+    for weight in weights.values():
+        weight[fresh] = weight[trained].mean(dim=0)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vilau_common.errors import UserError
 from vilau_common.images import from_pixels
@@ -38,11 +38,12 @@ class VilaModel(MixedLM):
     config_class = VilaConfig
     config: VilaConfig
 
-    def __init__(self, config: VilaConfig) -> None:
+    def __init__(self, config: VilaConfig, llm: PreTrainedModel | None = None) -> None:
+        """llm: a trained backbone of config.text_config; None: one with new weights."""
         super().__init__(config)
         assert config.image_mean is not None and config.image_std is not None
         self.encoder = build_image_encoder(config.encoder_config, config.image_mean, config.image_std)
-        self.llm = AutoModelForCausalLM.from_config(config.backbone_config)
+        self.llm = llm if llm is not None else AutoModelForCausalLM.from_config(config.backbone_config)
         self.projector = VilaProjector(
             config.projector_config, self.encoder.width, config.backbone_config.hidden_size
         )
