@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from vilau_common.training import MAIN, ParameterGroup, StepOutput, Task
+from vilau_common.training import MAIN, ParameterGroup, Sharding, StepOutput, Task
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import MixedSequence
 
@@ -37,6 +37,13 @@ class UnifiedTask(Task):
                 name="other", parameters=[p for p in trainable if id(p) not in matrices], weight_decay=0.0
             ),
         ]
+
+    def sharding(self) -> Sharding:
+        """The backbone's layers. The depth transformer runs on as many positions as a process's batch happens to have,
+        in so many parts as that takes, so its weights are gathered once a step; the frozen tower stays whole."""
+        kinds = set(self.model.llm._no_split_modules or ())
+        layers = [module for module in self.model.llm.modules() if type(module).__name__ in kinds]
+        return Sharding(layers=layers, whole=[self.model.vision_tower])
 
     def training_step(self, network: nn.Module, batch: MixedSequence, step: int) -> StepOutput:
         loss = network(batch).loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from toy_training import (
     StoppingTask,
     ToyLoader,
     ToyTask,
+    UnevenTask,
     plain_config,
     run_toy,
     toy_config,
@@ -24,7 +26,14 @@ from toy_training import (
 
 from vilau_common import atomic, distributed
 from vilau_common.errors import UserError
-from vilau_common.training import StepOutput, Task, TrainingConfig, TrainingInterrupted
+from vilau_common.training import (
+    OptimizerConfig,
+    Sharding,
+    StepOutput,
+    Task,
+    TrainingConfig,
+    TrainingInterrupted,
+)
 from vilau_common.training import checkpoint as checkpoints
 
 PATIENCE = 60.0  # seconds; a child that takes longer hangs
@@ -92,6 +101,13 @@ class SkippingTask(ToyTask):
         return StepOutput({"main": output.square().mean()})
 
 
+class DividedSkippingTask(SkippingTask):
+    """Under FSDP a layer's weights are gathered when all processes call it: here none is a layer of its own."""
+
+    def sharding(self) -> Sharding:
+        return Sharding(layers=[])
+
+
 class DriftingTask(ToyTask):
     """Its buffer differs between processes."""
 
@@ -120,6 +136,7 @@ def child_rank(rank: int, world: int, port: int, path: Path) -> None:
         return "done"
 
     mine = rank == world - 1
+    divided = toy_config(parallel="fsdp2", optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.1))
     outcome = {
         "joint": run("joint", plain_config(log_every=2), ToyTask(dropout=0.0)),
         "adversarial": run("adversarial", plain_config(accumulation=2), GanTask()),
@@ -130,6 +147,28 @@ def child_rank(rank: int, world: int, port: int, path: Path) -> None:
         "diverged": run("diverged", toy_config(), FailingTask(16, float("nan")) if mine else ToyTask()),
         "skipping": run("skipping", plain_config(), SkippingTask()),
         "drifting": run("drifting", toy_config(), DriftingTask()),
+        "uneven": run("uneven", plain_config(accumulation=2), UnevenTask()),
+        "divided joint": run(
+            "divided joint", plain_config(log_every=2, parallel="fsdp2"), ToyTask(dropout=0.0)
+        ),
+        "divided clipped": run(
+            "divided clipped",
+            plain_config(log_every=2, parallel="fsdp2", gradient_clip=0.01, accumulation=2),
+            ToyTask(dropout=0.0),
+        ),
+        "divided whole": run("divided whole", divided, ToyTask()),
+        "whole adamw": run("whole adamw", dataclasses.replace(divided, parallel="ddp"), ToyTask()),
+        "divided stopped": run(
+            "divided stopped", divided, StoppingTask(16, signal.SIGUSR1) if mine else ToyTask()
+        ),
+        "divided resumed": run("divided stopped", divided, ToyTask()),
+        "divided skipping": run("divided skipping", plain_config(parallel="fsdp2"), DividedSkippingTask()),
+        "divided diverged": run(
+            "divided diverged", divided, FailingTask(16, float("nan")) if mine else ToyTask()
+        ),
+        "grown": run("grown", plain_config(parallel="fsdp2"), ToyTask(dropout=0.0)),
+        "shrunk": run("shrunk", plain_config(parallel="fsdp2"), StoppingTask(4, signal.SIGTERM, dropout=0.0)),
+        "first to fail": distributed.first_to_fail(),
     }
     (path / f"outcome_{rank}.json").write_text(json.dumps(outcome), encoding="utf-8")
     torch.distributed.destroy_process_group()

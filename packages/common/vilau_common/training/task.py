@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+from vilau_common.errors import UserError
 
 MAIN = "main"
 
@@ -31,6 +33,19 @@ class ParameterGroup:
     learning_rate_scale: float = 1.0
     weight_decay: float | None = None  # None: the optimiser's
     matrices: bool = False  # may be given to Muon: 2-D weights of hidden layers, no embeddings, no heads
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How FSDP divides a network among processes (`training.parallel=fsdp2`).
+
+    Processes gather a layer's weights together: every process calls the same layers equally often, whatever its batch.
+    """
+
+    layers: list[
+        nn.Module
+    ]  # gathered one at a time, each when it is called; what no layer holds, once a step
+    whole: list[nn.Module] = field(default_factory=list)  # frozen parts that every process keeps whole
 
 
 class Loader(Protocol):
@@ -80,9 +95,21 @@ class Task(ABC):
     def save_model(self, directory: Path) -> None:
         """Write the trained model, as `save_pretrained` does, into an existing empty directory."""
 
+    def begin_step(self, batches: Sequence[Any]) -> None:  # noqa: B027 - nothing is a fair default
+        """Look at all of this process's batches of a step, still on the CPU, before the first one's loss.
+
+        The loop averages losses over batches and processes. A loss that is a mean over things of which batches hold
+        unequal numbers counts them here (`vilau_common.distributed.totals` adds over processes), and then
+        returns sum / total * batches * processes.
+        """
+
     def batch_size(self, batch: Any) -> int:
         """The number of `unit`s in a batch, for the throughput; 0 where that is not known."""
         return 0
+
+    def sharding(self) -> Sharding:
+        """How the network is divided where `training.parallel` asks for it. UserError: it is kept whole."""
+        raise UserError("training.parallel=fsdp2 is not for this training: use training.parallel=ddp")
 
     def train_mode(self) -> None:
         """Put the modules into training mode; override it to leave frozen parts in evaluation mode."""
@@ -97,7 +124,8 @@ class Task(ABC):
         return {}
 
     def save_samples(self, directory: Path, step: int) -> None:  # noqa: B027
-        """Write pictures of what the model does now. Called on rank 0, under `evaluate`'s conditions."""
+        """Write pictures of what the model does now. Called on rank 0, under `evaluate`'s conditions; never where
+        FSDP divides the weights, which no process can run alone."""
 
     def trained_state(self) -> dict[str, Tensor]:
         """What a checkpoint must keep of the network; override it to leave out frozen parts."""
