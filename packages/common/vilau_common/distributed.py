@@ -6,7 +6,8 @@ Small control messages (flags, Python objects) go through a CPU group, so that t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -49,15 +50,6 @@ def maximum(value: int) -> int:
     tensor = torch.tensor(value, dtype=torch.int64)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_control_group())
     return int(tensor)
-
-
-def totals(counts: Sequence[int]) -> list[int]:
-    """Each count's sum over all processes."""
-    if not _together():
-        return list(counts)
-    tensor = torch.tensor(counts, dtype=torch.int64)
-    dist.all_reduce(tensor, group=_control_group())
-    return tensor.tolist()
 
 
 def gather(value: Value) -> list[Value]:
@@ -109,15 +101,12 @@ def first_to_fail() -> bool:
     if world_size() == 1:
         return True
     try:
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
-            timeout=STORE_TIMEOUT,
-        )
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # torch's client would report a store that is gone at length.
+        socket.create_connection(place, STORE_TIMEOUT.total_seconds()).close()
+        store = dist.TCPStore(*place, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)
         return store.add(f"vilau/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
-    except (KeyError, RuntimeError):  # torch's DistError is a RuntimeError
+    except (KeyError, OSError, RuntimeError):  # torch's DistError is a RuntimeError
         return True
 
 

@@ -17,6 +17,7 @@ from toy_training import (
     GanTask,
     StoppingTask,
     ToyLoader,
+    ToyNetwork,
     ToyTask,
     UnevenTask,
     plain_config,
@@ -28,7 +29,6 @@ from vilau_common import atomic, distributed
 from vilau_common.errors import UserError
 from vilau_common.training import (
     OptimizerConfig,
-    Sharding,
     StepOutput,
     Task,
     TrainingConfig,
@@ -101,11 +101,27 @@ class SkippingTask(ToyTask):
         return StepOutput({"main": output.square().mean()})
 
 
-class DividedSkippingTask(SkippingTask):
-    """Under FSDP a layer's weights are gathered when all processes call it: here none is a layer of its own."""
+class PartlyNetwork(ToyNetwork):
+    """Its second layer is used where `all_of_it`."""
 
-    def sharding(self) -> Sharding:
-        return Sharding(layers=[])
+    def forward(self, x: Tensor, all_of_it: bool = True) -> Tensor:
+        hidden = self.first(x).tanh()
+        return self.second(hidden) if all_of_it else hidden
+
+
+class PartlyTask(ToyTask):
+    """Batches of odd steps on odd processes have no use for the second layer, which is none that FSDP gathers apart."""
+
+    may_skip_parameters = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = PartlyNetwork(0.0)
+
+    def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:
+        all_of_it = not (step % 2 and distributed.rank() % 2)
+        return StepOutput({"main": network(batch["x"], all_of_it).square().mean()})
 
 
 class DriftingTask(ToyTask):
@@ -162,7 +178,8 @@ def child_rank(rank: int, world: int, port: int, path: Path) -> None:
             "divided stopped", divided, StoppingTask(16, signal.SIGUSR1) if mine else ToyTask()
         ),
         "divided resumed": run("divided stopped", divided, ToyTask()),
-        "divided skipping": run("divided skipping", plain_config(parallel="fsdp2"), DividedSkippingTask()),
+        "partly": run("partly", plain_config(accumulation=2), PartlyTask()),
+        "divided partly": run("divided partly", plain_config(accumulation=2, parallel="fsdp2"), PartlyTask()),
         "divided diverged": run(
             "divided diverged", divided, FailingTask(16, float("nan")) if mine else ToyTask()
         ),
@@ -170,6 +187,7 @@ def child_rank(rank: int, world: int, port: int, path: Path) -> None:
         "shrunk": run("shrunk", plain_config(parallel="fsdp2"), StoppingTask(4, signal.SIGTERM, dropout=0.0)),
         "first to fail": distributed.first_to_fail(),
     }
+    distributed.barrier()  # rank 0 is the rendezvous
     (path / f"outcome_{rank}.json").write_text(json.dumps(outcome), encoding="utf-8")
     torch.distributed.destroy_process_group()
 

@@ -133,8 +133,8 @@ class UnevenTask(ToyTask):
     def __init__(self) -> None:
         super().__init__(dropout=0.0)
 
-    def begin_step(self, batches: Sequence[dict[str, Tensor]]) -> None:
-        (total,) = distributed.totals([sum(int((batch["y"] > 0).sum()) for batch in batches)])
+    def before_step(self, batches: Sequence[dict[str, Tensor]]) -> None:
+        total = distributed.sum_(torch.stack([(batch["y"] > 0).sum() for batch in batches]).sum())
         self.scale = len(batches) * distributed.world_size() / total
 
     def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:

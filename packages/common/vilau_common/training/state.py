@@ -63,10 +63,10 @@ class TrainingState:
         units = 0
         present: set[str] = set()
         batches = [self._next_batch() for _ in range(config.accumulation)]
-        self.task.begin_step(batches)
+        self.task.before_step(batches)
         for index, batch in enumerate(batches):
-            last = index == config.accumulation - 1
             batch = send_to_device(batch, self._accelerator.device)
+            last = index == config.accumulation - 1
             # Divided gradients are averaged after every batch: until the last one they would have to be kept whole.
             waits = not last and not self.sharded
             with self._accelerator.no_sync(self._network) if waits else contextlib.nullcontext():

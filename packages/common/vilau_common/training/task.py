@@ -95,14 +95,6 @@ class Task(ABC):
     def save_model(self, directory: Path) -> None:
         """Write the trained model, as `save_pretrained` does, into an existing empty directory."""
 
-    def begin_step(self, batches: Sequence[Any]) -> None:  # noqa: B027 - nothing is a fair default
-        """Look at all of this process's batches of a step, still on the CPU, before the first one's loss.
-
-        The loop averages losses over batches and processes. A loss that is a mean over things of which batches hold
-        unequal numbers counts them here (`vilau_common.distributed.totals` adds over processes), and then
-        returns sum / total * batches * processes.
-        """
-
     def batch_size(self, batch: Any) -> int:
         """The number of `unit`s in a batch, for the throughput; 0 where that is not known."""
         return 0
@@ -114,6 +106,10 @@ class Task(ABC):
     def train_mode(self) -> None:
         """Put the modules into training mode; override it to leave frozen parts in evaluation mode."""
         self.network.train()
+
+    def before_step(self, batches: Sequence[Any]) -> None:  # noqa: B027
+        """Called with all batches of an optimiser step before its first one, on the CPU, on every process: to count
+        what the means of the joint batch divide by."""
 
     def after_step(self, step: int) -> None:  # noqa: B027 - nothing is a fair default
         """Called after each optimiser step; `step` is the number of steps now done."""

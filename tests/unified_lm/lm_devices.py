@@ -1,4 +1,4 @@
-"""What each of two processes does in `test_lm_ranks`; the test does the same in one on the joint batches.
+"""What each of two processes does in `test_lm_devices`; the test does the same in one on the joint batches.
 
 The joint batch's rows are of equal shape on both ranks: as many text and visual targets.
 """
@@ -84,16 +84,22 @@ def run_lm(
     tokenizer: Path,
     task_class: type[UnifiedTask] = UnifiedTask,
     rank: int | None = None,
+    checkpointing: bool = False,
     **changes: Any,
 ) -> None:
     """Train the tiny LM in `path`, or go on there; rank None: in one process on the joint batch, or row by row."""
     texts = AutoTokenizer.from_pretrained(tokenizer)
     vocabulary = Vocabulary.from_tokenizer(texts, K, D)
-    with isolated_random(rank or 0):  # other first weights on other ranks: rank 0's count
+    with isolated_random(0):
         model = make_model(vocabulary)
+    for weight in model.parameters():
+        if rank and weight.requires_grad:
+            weight.data += 1  # rank 0's count; the frozen tower is read from one place
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    if checkpointing:
+        model.activation_checkpointing_enable()
     config = TrainingConfig(
         **{
             "steps": STEPS,
@@ -130,6 +136,7 @@ def child(rank: int, port: int, tokenizer: Path, path: Path, names: list[str]) -
 RUNS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "fsdp2": {"parallel": "fsdp2"},
+    "fsdp2 checkpointing": {"parallel": "fsdp2", "checkpointing": True},
     "fsdp2 bf16": {"parallel": "fsdp2", "mixed_precision": "bf16"},
     "ddp bf16": {"mixed_precision": "bf16"},
 }

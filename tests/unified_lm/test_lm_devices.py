@@ -9,10 +9,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import lm_ranks
+import lm_devices
 import pytest
 import torch
-from lm_ranks import STEPS, STOP, WORLD
+from lm_devices import STEPS, STOP, WORLD
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
@@ -34,7 +34,7 @@ def alone(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -
     """What one process comes to on the joint batches."""
     path = tmp_path_factory.mktemp("one")
     torch.set_num_threads(1)
-    lm_ranks.run_lm(path, tokenizer_directory)
+    lm_devices.run_lm(path, tokenizer_directory)
     return path
 
 
@@ -45,7 +45,7 @@ def in_two_processes(tokenizer: Path, path: Path, names: list[str]) -> Path:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children: list[Any] = [
-        context.Process(target=lm_ranks.child, args=(rank, port, tokenizer, path, names))
+        context.Process(target=lm_devices.child, args=(rank, port, tokenizer, path, names))
         for rank in range(WORLD)
     ]
     for child in children:
@@ -65,7 +65,7 @@ def ddp(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def fsdp(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with the runs of two processes under FSDP, and one stopped in the middle."""
-    names = ["fsdp2", "fsdp2 bf16", "ddp bf16"]
+    names = ["fsdp2", "fsdp2 checkpointing", "fsdp2 bf16", "ddp bf16"]
     return in_two_processes(tokenizer_directory, tmp_path_factory.mktemp("fsdp"), names)
 
 
@@ -112,6 +112,13 @@ def test_fsdp_trains_as_one_process_on_the_joint_batch(fsdp: Path, alone: Path) 
 
 
 @pytest.mark.slow
+def test_fsdp_gathers_layers_again_where_their_activations_are_computed_again(
+    fsdp: Path, alone: Path
+) -> None:
+    assert_same_training(fsdp / "fsdp2 checkpointing", alone)
+
+
+@pytest.mark.slow
 def test_fsdp_in_bfloat16_stays_close_and_keeps_float32_weights(fsdp: Path) -> None:
     for one, two in zip(logged(fsdp / "fsdp2 bf16"), logged(fsdp / "ddp bf16"), strict=True):
         assert one["loss/main"] == pytest.approx(two["loss/main"], rel=0.02)
@@ -127,11 +134,11 @@ def test_one_process_goes_on_with_what_two_divided(
 ) -> None:
     """Weights, averages, moments, schedule; the data begin anew."""
     with pytest.raises(TrainingInterrupted):
-        lm_ranks.run_lm(tmp_path / "one", tokenizer_directory, lm_ranks.StoppingTask, accumulation=WORLD)
+        lm_devices.run_lm(tmp_path / "one", tokenizer_directory, lm_devices.StoppingTask, accumulation=WORLD)
     resumed = tmp_path / "resumed"
     shutil.copytree(fsdp / "stopped", resumed)
     for path in (tmp_path / "one", resumed):
-        lm_ranks.run_lm(path, tokenizer_directory, accumulation=WORLD)
+        lm_devices.run_lm(path, tokenizer_directory, accumulation=WORLD)
     assert (
         f"going on from step {STOP} of {STEPS}, processes: 1 where there were 2;" in capsys.readouterr().out
     )
