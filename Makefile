@@ -9,6 +9,7 @@ EXPERIMENT ?= scenes
 RUN ?= runs/demo
 BENCH ?= *
 ARGS ?=
+PROCESSES ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +17,9 @@ STAMP := $(VENV)/.stamp
 MEMBERS := packages/common packages/vision_tower packages/unified_lm
 MEMBER_FILES := $(MEMBERS:%=%/pyproject.toml)
 UV := $(BIN)/python -m uv
+# A training in PROCESSES processes of this machine, one a GPU.
+TRAIN = $(if $(PROCESSES),$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node=$(PROCESSES) \
+	--no-python) $(BIN)/vilau
 
 # One sentence where Python is too old.
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("%s is Python %d.%d, but vilau needs \
@@ -66,10 +70,10 @@ prepare: $(STAMP)  ## turn a source into shards under data/
 	@$(BIN)/vilau prepare $(ARGS)
 
 train-clip: $(STAMP)  ## train the CLIP stand-in
-	@$(BIN)/vilau train-clip $(ARGS)
+	@$(TRAIN) train-clip $(ARGS)
 
-train-tower: $(STAMP)  ## train the vision tower
-	@$(BIN)/vilau train-tower $(ARGS)
+train-tower: $(STAMP)  ## train the vision tower (PROCESSES=8 for eight GPUs)
+	@$(TRAIN) train-tower $(ARGS)
 
 evaluate-tower: $(STAMP)  ## measure a tower on any pictures (ARGS="tower_directory=… data=…")
 	@$(BIN)/vilau evaluate-tower $(ARGS)
@@ -80,8 +84,8 @@ sweep: $(STAMP)  ## towers over K and D, one by one or side by side: runs/sweep 
 tokenize: $(STAMP)  ## turn a data set's pictures into codes, once
 	@$(BIN)/vilau tokenize $(ARGS)
 
-train-lm: $(STAMP)  ## train the unified LM on a tower's codes
-	@$(BIN)/vilau train-lm $(ARGS)
+train-lm: $(STAMP)  ## train the unified LM on a tower's codes (PROCESSES=8 for eight GPUs; see docs/training.md)
+	@$(TRAIN) train-lm $(ARGS)
 
 train-vila: $(STAMP)  ## train VILA, the baseline on a CLIP's continuous features
 	@$(BIN)/vilau train-vila $(ARGS)

@@ -117,7 +117,9 @@ def load_config(
     """
     for override in overrides:
         if override.lstrip("+~").startswith("hydra"):
-            raise UserError(f"{override} would change nothing: Hydra's own settings are for sweeps")
+            raise UserError(
+                f"{override} would change nothing: Hydra's own settings are for sweeps and for jobs of hydra/launcher=…"
+            )
     place = conf_directory(directory)
     with registered(name, schema, groups):
         request = Request(name, place, overrides, lambda: _known_names(name, place, overrides))

@@ -6,6 +6,7 @@ Small control messages (flags, Python objects) go through a CPU group, so that t
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
@@ -18,6 +19,7 @@ Value = TypeVar("Value")
 
 # One rank may write a large checkpoint or evaluate alone while the others wait.
 CONTROL_TIMEOUT = timedelta(hours=2)
+STORE_TIMEOUT = timedelta(seconds=5)
 
 
 def rank() -> int:
@@ -88,6 +90,30 @@ def check_same(tensors: Mapping[str, torch.Tensor]) -> None:
                 f"process {other_rank} has other values of {', '.join(different)} than process "
                 f"{rank()}: a buffer that follows the data must be summed over processes"
             )
+
+
+def first_to_fail() -> bool:
+    """Whether this process, which is about to end with an error, is the first to do so and should tell of it.
+
+    The others' errors are that one's echo: the same mistake in the settings, or a connection to a process that is gone.
+    They are told apart at the rendezvous (torchrun's, which outlives its processes); without one, each tells.
+    """
+    if world_size() == 1:
+        return True
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # torch's client would report a store that is gone at length.
+        socket.create_connection(place, STORE_TIMEOUT.total_seconds()).close()
+        store = dist.TCPStore(*place, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)
+        return store.add(f"vilau/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
+    except (KeyError, OSError, RuntimeError):  # torch's DistError is a RuntimeError
+        return True
+
+
+def leave() -> None:
+    """Leave the other processes, at the end of a command."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _together() -> bool:

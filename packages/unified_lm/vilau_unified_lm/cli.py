@@ -5,7 +5,8 @@ Verbs that train, prepare and evaluate take Hydra overrides (`vilau train-tower 
 so that the help costs nothing.
 
 Exit status: 0; 2 after a user's mistake, told in one sentence; 128 + the signal's number after a training that a
-signal stopped in good order; 130 after Ctrl-C. Everything else is a defect of ours and keeps its stack trace.
+signal stopped in good order; 130 after Ctrl-C. Everything else is a defect of ours and keeps its stack trace. Of
+several processes (torchrun) the first to fail tells why, once for all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vilau_unified_lm import cli_checks as check
 from vilau_unified_lm.cli_verbs import VERBS, Verb
 
 USER_ERROR_STATUS = 2
+DEFECT_STATUS = 1  # Python's own for an exception
 USE_MODULE = "vilau_unified_lm.use"
 REPORT_MODULE = "vilau_common.report"
 
@@ -70,12 +72,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from vilau_common.training.interrupt import TrainingInterrupted
 
         if not isinstance(error, TrainingInterrupted):
-            raise
-        print(f"vilau: {error}", file=sys.stderr)
+            if _is_first_to_fail():
+                raise
+            return DEFECT_STATUS
+        if os.environ.get("RANK", "0") == "0":
+            print(f"vilau: {error}", file=sys.stderr)
         return error.exit_status
 
 
+def _is_first_to_fail() -> bool:
+    """Of several processes one tells what ended them all."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from vilau_common import distributed
+
+    return distributed.first_to_fail()
+
+
 def _failed(sentence: str) -> int:
+    if not _is_first_to_fail():
+        return USER_ERROR_STATUS
     from rich.console import Console
     from rich.text import Text
 
@@ -97,16 +113,23 @@ def _command(verb: Verb) -> Callable[..., None]:
     def command(
         overrides: Overrides = None, config_dir: ConfigDirectory = None, print_config: PrintConfig = False
     ) -> None:
-        config = verb.load(overrides or [], config_dir)  # of a sweep, too, its mistakes are told now
+        overrides = overrides or []
+        config = verb.load(overrides, config_dir)  # of a sweep or a job, too, mistakes are told now
         if print_config:
             from vilau_common.config import config_to_yaml
 
             typer.echo(config_to_yaml(config), nl=False)
             return
         if verb.sweeps:
-            verb.entry()(overrides or [], config_dir)
+            verb.entry()(overrides, config_dir)
+        elif verb.is_launched(overrides):
+            verb.launch(overrides, config_dir)
         else:
             verb.entry()(config)
+            if verb.trains:
+                from vilau_common import distributed
+
+                distributed.leave()
 
     return command
 

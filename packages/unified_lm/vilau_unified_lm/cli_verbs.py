@@ -24,12 +24,15 @@ class Verb:
     schema: str
     function: str
     sweeps: bool = False  # its function takes overrides, with several values each, and Hydra's own
+    trains: bool = False  # Hydra's launchers can run it elsewhere
 
     def load(self, overrides: Sequence[str], config_directory: Path | None = None) -> Any:
         """The verb's configuration, of its schema; of a sweep, its first point's. UserError: see `load_config`."""
         from vilau_common.config import conf_directory, load_config
 
         module = importlib.import_module(self.module)
+        if self.is_launched(overrides):
+            overrides = [override for override in overrides if not override.startswith("hydra")]
         if self.sweeps:
             return module.first_point(module.with_group(overrides), conf_directory(config_directory))
         return load_config(
@@ -39,6 +42,16 @@ class Verb:
             groups=getattr(module, "SCHEMA_GROUPS", None),
             directory=config_directory,
         )
+
+    def is_launched(self, overrides: Sequence[str]) -> bool:
+        """Whether the overrides of a training name a launcher, to run it as a job."""
+        return self.trains and any(override.startswith("hydra/launcher=") for override in overrides)
+
+    def launch(self, overrides: Sequence[str], config_directory: Path | None = None) -> None:
+        """Run the training as a job and wait for its end. UserError: see `vilau_common.launch.multirun`."""
+        from vilau_common.launch import Training
+
+        Training(self.config, self.module, self.schema, self.function).launch(overrides, config_directory)
 
     def entry(self) -> Callable[..., Any]:
         """The function that takes the configuration; of a sweep, overrides and the directory of the files."""
@@ -70,6 +83,7 @@ VERBS = (
         module="vilau_vision_tower.train_clip",
         schema="TrainClipConfig",
         function="train_clip",
+        trains=True,
     ),
     Verb(
         name="train-tower",
@@ -78,6 +92,7 @@ VERBS = (
         module="vilau_vision_tower.train",
         schema="TrainTowerConfig",
         function="train_tower",
+        trains=True,
     ),
     Verb(
         name="evaluate-tower",
@@ -111,6 +126,7 @@ VERBS = (
         module="vilau_unified_lm.train",
         schema="TrainLmConfig",
         function="train_lm",
+        trains=True,
     ),
     Verb(
         name="train-vila",

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from vilau_common.training import MAIN, ParameterGroup, StepOutput, Task
+from vilau_common.training import MAIN, ParameterGroup, Sharding, StepOutput, Task
 from vilau_unified_lm.losses import LossConfig, StepTargets, unified_loss
 from vilau_unified_lm.lora import ADAPTER, Adapters
 from vilau_unified_lm.model import UnifiedLM
@@ -71,6 +71,13 @@ class UnifiedTask(Task):
 
     def before_step(self, batches: Sequence[MixedSequence]) -> None:
         self.targets = StepTargets.of(batches, self.model.device)
+
+    def sharding(self) -> Sharding:
+        """The backbone's layers. The depth transformer runs on as many positions as a process's batch happens to have,
+        in so many parts as that takes, so its weights are gathered once a step; the frozen tower stays whole."""
+        kinds = set(self.model.llm._no_split_modules or ())
+        layers = [module for module in self.model.llm.modules() if type(module).__name__ in kinds]
+        return Sharding(layers=layers, whole=[self.model.vision_tower])
 
     def training_step(self, network: nn.Module, batch: MixedSequence, step: int) -> StepOutput:
         loss = unified_loss(network(batch, self.loss), self.targets, self.loss.normalization)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipModel
 
+from vilau_common.errors import UserError
 from vilau_common.images import sheet, to_array, to_tensor
-from vilau_common.training import MAIN, ParameterGroup, StepOutput, Task
+from vilau_common.training import MAIN, ParameterGroup, Sharding, StepOutput, Task
 from vilau_vision_tower.clip import TextEncoder
 from vilau_vision_tower.data import CaptionedBatch
 from vilau_vision_tower.losses import (
@@ -184,6 +185,13 @@ class TowerTask(Task):
 
     def after_step(self, step: int) -> None:
         self.network.contrastive.cap_scale()
+
+    def sharding(self) -> Sharding:
+        raise UserError(
+            "training.parallel=fsdp2 is not for a vision tower: its EMA codebooks are statistics of the joint batch "
+            "that every process needs whole, and two losses go through its weights at once; it fits one device, so "
+            "use training.parallel=ddp"
+        )
 
     def train_mode(self) -> None:
         self.network.train()

@@ -175,4 +175,4 @@ def test_what_a_finished_run_directory_holds(tmp_path: Path) -> None:
     assert {"learning_rate", "gradient_norm", "time/units_per_second", "time/step_seconds"} <= training[
         0
     ].keys()
-    assert [line["step"] for line in lines if "evaluate/bias" in line] == [10, 20, 30, 40]
+    assert [line["step"] for line in lines if "evaluate/mean" in line] == [10, 20, 30, 40]

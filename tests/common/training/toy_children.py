@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,7 +17,9 @@ from toy_training import (
     GanTask,
     StoppingTask,
     ToyLoader,
+    ToyNetwork,
     ToyTask,
+    UnevenTask,
     plain_config,
     run_toy,
     toy_config,
@@ -24,7 +27,13 @@ from toy_training import (
 
 from vilau_common import atomic, distributed
 from vilau_common.errors import UserError
-from vilau_common.training import StepOutput, Task, TrainingConfig, TrainingInterrupted
+from vilau_common.training import (
+    OptimizerConfig,
+    StepOutput,
+    Task,
+    TrainingConfig,
+    TrainingInterrupted,
+)
 from vilau_common.training import checkpoint as checkpoints
 
 PATIENCE = 60.0  # seconds; a child that takes longer hangs
@@ -92,6 +101,29 @@ class SkippingTask(ToyTask):
         return StepOutput({"main": output.square().mean()})
 
 
+class PartlyNetwork(ToyNetwork):
+    """Its second layer is used where `all_of_it`."""
+
+    def forward(self, x: Tensor, all_of_it: bool = True) -> Tensor:
+        hidden = self.first(x).tanh()
+        return self.second(hidden) if all_of_it else hidden
+
+
+class PartlyTask(ToyTask):
+    """Batches of odd steps on odd processes have no use for the second layer, which is none that FSDP gathers apart."""
+
+    may_skip_parameters = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = PartlyNetwork(0.0)
+
+    def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:
+        all_of_it = not (step % 2 and distributed.rank() % 2)
+        return StepOutput({"main": network(batch["x"], all_of_it).square().mean()})
+
+
 class DriftingTask(ToyTask):
     """Its buffer differs between processes."""
 
@@ -120,6 +152,7 @@ def child_rank(rank: int, world: int, port: int, path: Path) -> None:
         return "done"
 
     mine = rank == world - 1
+    divided = toy_config(parallel="fsdp2", optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.1))
     outcome = {
         "joint": run("joint", plain_config(log_every=2), ToyTask(dropout=0.0)),
         "adversarial": run("adversarial", plain_config(accumulation=2), GanTask()),
@@ -130,7 +163,31 @@ def child_rank(rank: int, world: int, port: int, path: Path) -> None:
         "diverged": run("diverged", toy_config(), FailingTask(16, float("nan")) if mine else ToyTask()),
         "skipping": run("skipping", plain_config(), SkippingTask()),
         "drifting": run("drifting", toy_config(), DriftingTask()),
+        "uneven": run("uneven", plain_config(accumulation=2), UnevenTask()),
+        "divided joint": run(
+            "divided joint", plain_config(log_every=2, parallel="fsdp2"), ToyTask(dropout=0.0)
+        ),
+        "divided clipped": run(
+            "divided clipped",
+            plain_config(log_every=2, parallel="fsdp2", gradient_clip=0.01, accumulation=2),
+            ToyTask(dropout=0.0),
+        ),
+        "divided whole": run("divided whole", divided, ToyTask()),
+        "whole adamw": run("whole adamw", dataclasses.replace(divided, parallel="ddp"), ToyTask()),
+        "divided stopped": run(
+            "divided stopped", divided, StoppingTask(16, signal.SIGUSR1) if mine else ToyTask()
+        ),
+        "divided resumed": run("divided stopped", divided, ToyTask()),
+        "partly": run("partly", plain_config(accumulation=2), PartlyTask()),
+        "divided partly": run("divided partly", plain_config(accumulation=2, parallel="fsdp2"), PartlyTask()),
+        "divided diverged": run(
+            "divided diverged", divided, FailingTask(16, float("nan")) if mine else ToyTask()
+        ),
+        "grown": run("grown", plain_config(parallel="fsdp2"), ToyTask(dropout=0.0)),
+        "shrunk": run("shrunk", plain_config(parallel="fsdp2"), StoppingTask(4, signal.SIGTERM, dropout=0.0)),
+        "first to fail": distributed.first_to_fail(),
     }
+    distributed.barrier()  # rank 0 is the rendezvous
     (path / f"outcome_{rank}.json").write_text(json.dumps(outcome), encoding="utf-8")
     torch.distributed.destroy_process_group()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vilau_common import distributed
 from vilau_common.run import RunDirectory
 from vilau_common.training import (
     OptimizerConfig,
     ParameterGroup,
     ScheduleConfig,
+    Sharding,
     StepOutput,
     Task,
     TrainingConfig,
@@ -50,6 +52,25 @@ class ToyLoader:
         self.generator.set_state(state["generator"])
 
 
+class PartsLoader(ToyLoader):
+    """What the processes of `parts` get, one after the other: their batches make up one process's accumulation.
+
+    Like theirs where another number of processes went before, it begins anew at every start.
+    """
+
+    def __init__(self, batch_size: int, parts: int) -> None:
+        super().__init__(batch_size)
+        self.pieces = parts
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for batch in super().__iter__():
+            for part in range(self.pieces):
+                yield {name: value.chunk(self.pieces)[part] for name, value in batch.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
 class ToyNetwork(nn.Module):
     """An MLP with dropout and a buffer that follows the steps."""
 
@@ -65,7 +86,10 @@ class ToyNetwork(nn.Module):
 
 
 class ToyTask(Task):
-    """Regression; `sleep` seconds a step, so that there is time to be interrupted in."""
+    """Regression; FSDP gathers its first layer apart from the rest.
+
+    `sleep`: seconds a step takes longer, so that there is time to be interrupted in.
+    """
 
     def __init__(self, dropout: float = 0.1, sleep: float = 0.0) -> None:
         torch.manual_seed(0)
@@ -79,6 +103,9 @@ class ToyTask(Task):
             ParameterGroup(name="vectors", parameters=[w for w in weights if w.ndim == 1], weight_decay=0.0),
         ]
 
+    def sharding(self) -> Sharding:
+        return Sharding(layers=[self.network.first])
+
     def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:
         time.sleep(self.sleep)
         loss = (network(batch["x"]) - batch["y"]).square().mean()
@@ -91,7 +118,7 @@ class ToyTask(Task):
         self.network.seen.fill_(step)
 
     def evaluate(self) -> dict[str, float]:
-        return {"bias": self.network.second.bias.item(), "random": torch.rand(()).item()}
+        return {"mean": self.network(torch.ones(1, WIDTH)).item(), "random": torch.rand(()).item()}
 
     def save_samples(self, directory: Path, step: int) -> None:
         (directory / "sample.txt").write_text(str(step), encoding="utf-8")
@@ -100,11 +127,26 @@ class ToyTask(Task):
         save_file(self.network.state_dict(), directory / "model.safetensors")
 
 
+class UnevenTask(ToyTask):
+    """A mean over the samples above zero, of which batches hold unequal numbers, or none."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.0)
+
+    def before_step(self, batches: Sequence[dict[str, Tensor]]) -> None:
+        total = distributed.sum_(torch.stack([(batch["y"] > 0).sum() for batch in batches]).sum())
+        self.scale = len(batches) * distributed.world_size() / total
+
+    def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:
+        errors = (network(batch["x"]) - batch["y"]).square()
+        return StepOutput({"main": errors[batch["y"] > 0].sum() * self.scale})
+
+
 class StoppingTask(ToyTask):
     """Sends a signal to its own process in the middle of a step."""
 
-    def __init__(self, step: int, number: int) -> None:
-        super().__init__()
+    def __init__(self, step: int, number: int, dropout: float = 0.1) -> None:
+        super().__init__(dropout)
         self.stop_step, self.number = step, number
 
     def training_step(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> StepOutput:
@@ -146,6 +188,7 @@ class GanTask(ToyTask):
     """Two losses, two optimisers; the discriminator begins at step `begin`."""
 
     unit = "pairs"
+    sharding = Task.sharding
 
     def __init__(self, begin: int = 0) -> None:
         super().__init__()

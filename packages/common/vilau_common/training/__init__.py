@@ -10,7 +10,7 @@ from vilau_common.training.config import (
 from vilau_common.training.interrupt import TrainingInterrupted
 from vilau_common.training.loop import TrainingResult, train
 from vilau_common.training.state import TrainingDiverged
-from vilau_common.training.task import MAIN, Loader, ParameterGroup, StepOutput, Task
+from vilau_common.training.task import MAIN, Loader, ParameterGroup, Sharding, StepOutput, Task
 
 __all__ = [
     "MAIN",
@@ -19,6 +19,7 @@ __all__ = [
     "OptimizerConfig",
     "ParameterGroup",
     "ScheduleConfig",
+    "Sharding",
     "StepOutput",
     "Task",
     "TrainingConfig",

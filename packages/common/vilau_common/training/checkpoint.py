@@ -1,5 +1,7 @@
 """Checkpoints: written whole, checked before they are trusted, read without running anything they hold.
 
+All tensors are whole, however a training divides them: any number of processes can read a checkpoint.
+
 checkpoints/step_NNNNNN/  weights.safetensors  ema.safetensors  optimizer.pt  trainer.json
                           process_K.pt (one for each process: random states, data position)
                           manifest.json (size and CRC-32 of every other file)
@@ -43,7 +45,8 @@ class Checkpoint:
     weights: dict[str, Tensor]
     average: dict[str, Tensor] | None  # the averaged weights
     optimizers: dict[str, Any]
-    process: dict[str, Any]  # this process's own: random state, data position
+    # This process's own: random state, data position; None when as many processes did not write it.
+    process: dict[str, Any] | None
 
 
 def path_of(directory: Path, step: int) -> Path:
@@ -54,6 +57,7 @@ def path_of(directory: Path, step: int) -> Path:
 def write(directory: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
     """Write the checkpoint of `step`, then remove all but the newest `keep`; called on every process.
 
+    Only rank 0's tensors are written; `process` is everyone's own.
     UserError: the disk would not take it (the older checkpoints are still there).
     """
     path = path_of(directory, step)
@@ -112,17 +116,21 @@ def damage_of(path: Path) -> str | None:
     return None
 
 
-def read(path: Path, check: Callable[[Path, Mapping[str, Any]], None]) -> Checkpoint:
-    """Read a checkpoint for this process. `check(path, trainer)` may refuse it before the rest is read."""
+def read(path: Path, check: Callable[[Path, Mapping[str, Any]], None], mapped: bool = False) -> Checkpoint:
+    """Read a checkpoint for this process. `check(path, trainer)` may refuse it before the rest is read.
+
+    mapped: leave the optimisers' tensors in the file until they are used, for a process that takes a part of each.
+    """
     trainer = json.loads((path / TRAINER).read_text(encoding="utf-8"))
     check(path, trainer)
     average = path / AVERAGE
+    as_many = trainer["processes"] == distributed.world_size()
     return Checkpoint(
         trainer=trainer,
         weights=load_file(path / WEIGHTS),
         average=load_file(average) if average.exists() else None,
-        optimizers=_load(path / OPTIMIZERS),
-        process=_load(path / f"process_{distributed.rank()}.pt"),
+        optimizers=_load(path / OPTIMIZERS, mapped),
+        process=_load(path / f"process_{distributed.rank()}.pt") if as_many else None,
     )
 
 
@@ -164,8 +172,8 @@ def _save_checked(state: Any, path: Path) -> None:
         raise RuntimeError("the loader's state_dict holds more than plain values and tensors") from error
 
 
-def _load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _load(path: Path, mapped: bool = False) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _fingerprint(path: Path) -> dict[str, int]:

@@ -14,6 +14,7 @@ from vilau_common.errors import UserError
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "warmup_stable_decay")
 PRECISIONS = ("no", "bf16")
+PARALLEL = ("ddp", "fsdp2")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
@@ -76,7 +77,9 @@ class TrainingConfig:
     """One training run. A count of steps is always one of optimiser steps."""
 
     steps: int
-    accumulation: int = 1  # batches for one step
+    accumulation: int = 1  # batches for one step, on each process
+    # With several processes: each keeps the whole model (ddp), or its part of it (fsdp2, see `sharding`).
+    parallel: str = "ddp"
     gradient_clip: float | None = 1.0  # largest norm of one optimiser's gradient; None: off
     log_every: int = 20
     evaluate_every: int | None = None  # None: only at the end
@@ -99,6 +102,7 @@ class TrainingConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:
+        _one_of("parallel", self.parallel, PARALLEL)
         _one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         _one_of("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         for name in (
@@ -125,6 +129,12 @@ class TrainingConfig:
             self.schedule.warmup_steps <= self.steps,
             f"schedule.warmup_steps ({self.schedule.warmup_steps}) exceeds steps ({self.steps})",
         )
+        optimizers = (self.optimizer, *self.other_optimizers.values())
+        _require(
+            self.parallel == "ddp" or all(optimizer.name != "muon" for optimizer in optimizers),
+            "optimizer.name=muon works on whole matrices, which training.parallel=fsdp2 divides: take "
+            "training.optimizer.name=adamw, or training.parallel=ddp",
+        )
 
     def optimizer_named(self, name: str) -> OptimizerConfig:
         """The settings of the optimiser `name`."""
@@ -146,8 +156,9 @@ class TrainingConfig:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-# Settings that may differ between the starts of one run: they change neither weights nor metrics.
-OPERATIONAL = ("checkpoint_every", "keep_checkpoints", "threads", "logger")
+# Settings that may differ between the starts of one run: they change neither weights nor metrics (parallel: but for
+# rounding). The loop itself sees to accumulation: it may change with the number of processes only, and make up for it.
+OPERATIONAL = ("accumulation", "checkpoint_every", "keep_checkpoints", "logger", "parallel", "threads")
 
 
 def operational_keys(prefix: str = "training") -> list[str]:

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vilau_common.training.sharding import divided_like, local
+
 
 class WeightAverage:
     """average <- d * average + (1 - d) * weight, after each step, with d = min(decay, (1 + n) / (10 + n)).
 
     n counts the updates. The ramp of d, TensorFlow's, keeps the random first weights from weighing on short
-    runs. Buffers are not averaged.
+    runs. Buffers are not averaged. Of weights that FSDP divides, every process averages its part.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -28,15 +30,15 @@ class WeightAverage:
     def update(self) -> None:
         """Take in the present weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [weight.to(torch.float32) for weight in self._weights]
-        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
+        weights = [local(weight).to(torch.float32) for weight in self._weights]
+        torch._foreach_lerp_([local(average) for average in self._averages.values()], weights, 1 - decay)
         self.updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The network has the averaged weights inside the block, its own ones again after it."""
-        own = [weight.detach().clone() for weight in self._weights]
-        self._fill(list(self._averages.values()))
+        own = [local(weight.detach()).clone() for weight in self._weights]
+        self._fill([local(average) for average in self._averages.values()])
         try:
             yield
         finally:
@@ -47,14 +49,14 @@ class WeightAverage:
         return self._averages
 
     def load(self, state: Mapping[str, Tensor], updates: int) -> None:
-        """Read back `state` and the number of updates it had seen."""
+        """Read back `state`, whole tensors, and the number of updates it had seen."""
         if state.keys() != self._averages.keys():
             raise ValueError("the averaged weights in the checkpoint are of other parameters")
         for name, average in self._averages.items():
-            average.copy_(state[name])
+            local(average).copy_(local(divided_like(state[name], average)))
         self.updates = updates
 
     @torch.no_grad()
     def _fill(self, values: list[Tensor]) -> None:
         for weight, value in zip(self._weights, values, strict=True):
-            weight.copy_(value)
+            local(weight).copy_(value)

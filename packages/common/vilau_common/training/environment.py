@@ -16,6 +16,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vilau_common.training.config import TrainingConfig
+from vilau_common.training.sharding import shard
+from vilau_common.training.task import Sharding
 
 # cuBLAS is deterministic with a workspace of fixed size only (its documentation, "Results reproducibility").
 DETERMINISTIC_CUBLAS = ":4096:8"
@@ -37,8 +39,19 @@ def accelerator_for(config: TrainingConfig) -> Accelerator:
     )
 
 
-def wrap(accelerator: Accelerator, network: nn.Module) -> nn.Module:
-    """The network on its device, averaging gradients over processes, its forward pass in mixed precision."""
+def wrap(
+    accelerator: Accelerator, network: nn.Module, sharding: Sharding | None, precision: str
+) -> nn.Module:
+    """The network on its device, averaging gradients over processes, its forward pass in mixed precision.
+
+    sharding: how FSDP divides it, in place; None: DDP, or one process.
+    """
+    if sharding is not None:
+        # Directly, not by Accelerate's plugin, which would divide frozen parts as well and takes the layers from a
+        # transformers model's class alone. Autocast still comes from Accelerate: float32 where numbers are delicate.
+        shard(network, sharding, accelerator.device, precision)
+        prepared: nn.Module = accelerator.prepare_model(network, device_placement=False, evaluation_mode=True)
+        return prepared
     with warnings.catch_warnings():
         # torch renames the option; Accelerate knows the old name only.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
@@ -47,7 +60,7 @@ def wrap(accelerator: Accelerator, network: nn.Module) -> nn.Module:
 
 
 def release(accelerator: Accelerator, network: nn.Module) -> None:
-    """Undo `wrap`, so that the network can be used plainly or trained again."""
+    """Undo `wrap`, so that the network can be used plainly or trained again; one that is divided stays so."""
     bare = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     bare.__dict__.pop("_is_accelerate_prepared", None)
 

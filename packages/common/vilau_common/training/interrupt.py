@@ -21,13 +21,20 @@ class TrainingInterrupted(Exception):
         super().__init__(f"stopped at step {step} by {self.signal.name}; run the same command to go on")
 
 
-class StopSignals:
-    """Inside the block SIGTERM and SIGUSR1 are only noted, in `received` (0: none); afterwards all is as was.
+def hand_on(interrupted: TrainingInterrupted) -> None:
+    """Give the signal, now that a checkpoint is written, to whoever handled it before: submitit requeues its job."""
+    if callable(signal.getsignal(interrupted.signal)):
+        signal.raise_signal(interrupted.signal)
 
-    Python lets only the main thread handle signals; elsewhere the block changes nothing.
+
+class StopSignals:
+    """Inside the block signals to stop are only noted, in `received` (0: none); afterwards all is as was.
+
+    They are SIGTERM, SIGUSR1, and SIGUSR2, which submitit has SLURM send before a job's time is over. Python lets
+    only the main thread handle signals; elsewhere the block changes nothing.
     """
 
-    WATCHED = (signal.SIGTERM, signal.SIGUSR1)
+    WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.received = 0

@@ -110,6 +110,19 @@ def _has_wandb_key() -> bool:
 
 
 @contextmanager
+def no_messages() -> Iterator[None]:
+    """Inside the block Python's log messages below ERROR are dropped: rank 0 tells, for all processes."""
+    root = logging.getLogger()
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+@contextmanager
 def messages_to(run: RunDirectory) -> Iterator[None]:
     """Inside the block Python's log messages go to log.txt, from INFO up, and to stderr, from WARNING up."""
     root = logging.getLogger()

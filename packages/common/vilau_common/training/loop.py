@@ -2,9 +2,10 @@
 
 `TrainingState.advance` is a step; this file says what happens between steps, in this order: log line,
 checkpoint, evaluation, samples. Everything that a step depends on is in the checkpoint, so a resumed run repeats
-the uninterrupted one bit for bit (with as many processes, on the same kind of machine). Evaluation comes after
-the checkpoint and has random numbers of its own, so it neither disturbs training nor is lost by an interruption:
-a resumed run cuts metrics.jsonl back to the checkpoint and does again what was due after it.
+the uninterrupted one bit for bit (with as many processes, on the same kind of machine; any number goes on, with its
+data begun anew). Evaluation comes after the checkpoint and has random numbers of its own, so it neither disturbs
+training nor is lost by an interruption: a resumed run cuts metrics.jsonl back to the checkpoint and does again what
+was due after it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vilau_common.training import checkpoint as checkpoints
 from vilau_common.training.config import TrainingConfig
 from vilau_common.training.environment import torch_settings
 from vilau_common.training.interrupt import StopSignals, TrainingInterrupted
-from vilau_common.training.logging import MetricLogger, MetricsFile, WandbLogger, messages_to
+from vilau_common.training.logging import MetricLogger, MetricsFile, WandbLogger, messages_to, no_messages
 from vilau_common.training.optim import learning_rate_ratio
 from vilau_common.training.progress import TrainingProgress
 from vilau_common.training.state import TrainingDiverged, TrainingState
@@ -54,7 +55,7 @@ def train(
     stage: the name of this training in the log and on the progress bar.
     seed: of the random numbers that the training steps draw. Seed before building the task as well.
 
-    Raises TrainingInterrupted on SIGTERM or SIGUSR1 (with a checkpoint), TrainingDiverged when a number is not
+    Raises TrainingInterrupted on a signal to stop (with a checkpoint), TrainingDiverged when a number is not
     finite any more, UserError when the run directory is another run's or cannot be written.
     """
     if (record := run.finished()) is not None:
@@ -68,6 +69,8 @@ def train(
             atomic.remove_leftovers(run.path)
             atomic.remove_leftovers(run.checkpoints)
             stack.enter_context(messages_to(run))
+        else:
+            stack.enter_context(no_messages())
         stack.enter_context(torch_settings(config))
         stop = stack.enter_context(StopSignals())
         state = stack.enter_context(contextlib.closing(TrainingState(task, loader, config, seed)))
@@ -135,12 +138,18 @@ class TrainingLoop:
             if self.metrics is not None:
                 self.metrics.truncate(0)
             return
-        saved = checkpoints.read(path, self._check_resumable)
+        saved = checkpoints.read(path, self._check_resumable, mapped=self.state.sharded)
         self.state.restore(saved)
         self.earlier_seconds = saved.trainer["seconds"]
         if self.metrics is not None:
             self.metrics.truncate(saved.trainer["metrics_bytes"])
-        self.progress.say(f"going on from step {self.state.step} of {self.config.steps}")
+        told = f"going on from step {self.state.step} of {self.config.steps}"
+        if saved.process is None:
+            told += (
+                f", processes: {distributed.world_size()} where there were {saved.trainer['processes']}; each "
+                "reads its share of the data from the beginning, so that some samples come again early and others late"
+            )
+        self.progress.say(told)
 
     def explained(self, error: TrainingDiverged) -> TrainingDiverged:
         """The same error, with all that a user needs to know."""
@@ -165,11 +174,18 @@ class TrainingLoop:
                 f"checkpoint {path} was written with other training settings: a run goes on only with "
                 "its own, so name another run directory or delete this one"
             )
-        if trainer["processes"] != distributed.world_size():
+        # The same number of batches a step, so that learning rate and schedule still fit.
+        processes, accumulation = trainer["processes"], trainer["accumulation"]
+        batches, now = processes * accumulation, distributed.world_size()
+        if batches != now * self.config.accumulation:
+            needed = (
+                f"{now} can go on from it with training.accumulation={batches // now}"
+                if batches % now == 0
+                else f"{now} cannot go on from it, but any number that divides {batches} can"
+            )
             raise UserError(
-                f"checkpoint {path} was written by {trainer['processes']} processes, each with its own "
-                f"place in the data, and {distributed.world_size()} cannot go on from it: start as "
-                "many as before, or name another run directory"
+                f"checkpoint {path} was written with {batches} batches a step ({processes} processes, "
+                f"training.accumulation={accumulation}): {needed}"
             )
 
     def _due(self, every: int | None) -> bool:
@@ -224,7 +240,7 @@ class TrainingLoop:
                 told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
                 log.info("step %d: %s (%.1f s)", self.state.step, told, seconds)
         if self._due(self.config.sample_every):
-            if distributed.is_main():
+            if distributed.is_main() and not self.state.sharded:
                 with self._evaluation():
                     directory = self.run.samples / f"step_{self.state.step:06d}"
                     directory.mkdir(parents=True, exist_ok=True)
@@ -236,9 +252,11 @@ class TrainingLoop:
 
     def _finish(self, metrics: dict[str, float]) -> TrainingResult:
         result = TrainingResult(self.state.step, metrics, self._seconds())
+        with self._evaluation(), self.state.whole_weights():
+            if distributed.is_main():
+                with atomic.new_directory(self.run.model) as directory:
+                    self.task.save_model(directory)
         if distributed.is_main():
-            with self._evaluation(), atomic.new_directory(self.run.model) as directory:
-                self.task.save_model(directory)
             self.run.mark_finished({"step": result.step, "metrics": metrics, "seconds": result.seconds})
         distributed.barrier()
         self.progress.say(f"finished {result.step} steps in {result.seconds:.0f} s")
@@ -255,6 +273,7 @@ class TrainingLoop:
             stack.enter_context(torch.no_grad())
             self.task.network.eval()
             yield
+            self.state.reshard()
             self.task.train_mode()
 
     @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vilau_common.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from vilau_common.training.muon import Muon
+from vilau_common.training.sharding import divided_like, whole
 from vilau_common.training.task import ParameterGroup
 
 
@@ -47,7 +48,7 @@ class LossOptimizer:
     def clip(self, largest: float | None) -> Tensor:
         """Scale the gradient down to the norm `largest` (None: leave it); return the norm before, float []."""
         gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         if largest is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, largest, norm)
         return norm
@@ -69,9 +70,11 @@ class LossOptimizer:
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load(self, state: Sequence[dict[str, Any]]) -> None:
-        """Read back what `state` returned."""
+        """Read back what `state` returned, with whole tensors."""
         for optimizer, saved in zip(self._optimizers, state, strict=True):
-            optimizer.load_state_dict(saved)
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            moments = {index: _divided_like(entry, weights[index]) for index, entry in saved["state"].items()}
+            optimizer.load_state_dict({**saved, "state": moments})
 
 
 def build_optimizers(groups: Sequence[ParameterGroup], config: TrainingConfig) -> dict[str, LossOptimizer]:
@@ -82,6 +85,14 @@ def build_optimizers(groups: Sequence[ParameterGroup], config: TrainingConfig) -
             [group for group in groups if group.optimizer == name], config.optimizer_named(name)
         )
         for name in names
+    }
+
+
+def _divided_like(entry: dict[str, Any], weight: nn.Parameter) -> dict[str, Any]:
+    """A weight's saved state: its moments divided as the weight is, and its count of steps."""
+    return {
+        name: divided_like(value, weight) if value.shape == weight.shape else value
+        for name, value in entry.items()
     }
 
 

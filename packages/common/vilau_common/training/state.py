@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from vilau_common import distributed
 from vilau_common.errors import UserError
 from vilau_common.run import isolated_random, random_state, seed_everything, set_random_state
+from vilau_common.training import sharding
 from vilau_common.training.checkpoint import Checkpoint
 from vilau_common.training.config import TrainingConfig
 from vilau_common.training.ema import WeightAverage
@@ -35,7 +37,12 @@ class TrainingState:
         self.step = 0  # optimiser steps done
         self.window = MetricsWindow()
         self._accelerator: Accelerator = accelerator_for(config)
-        self._network = wrap(self._accelerator, task.network)
+        # A single process asks, too, so that a training which cannot be divided is refused at its first try.
+        division = task.sharding() if config.parallel == "fsdp2" else None
+        self.sharded = division is not None and distributed.world_size() > 1
+        self._network = wrap(
+            self._accelerator, task.network, division if self.sharded else None, config.mixed_precision
+        )
         self._looks_each_step = self._accelerator.device.type == "cpu"
         groups = task.parameter_groups()
         check_parameter_groups(task.network, groups)
@@ -61,7 +68,9 @@ class TrainingState:
         for index, batch in enumerate(batches):
             batch = send_to_device(batch, self._accelerator.device)
             last = index == config.accumulation - 1
-            with contextlib.nullcontext() if last else self._accelerator.no_sync(self._network):
+            # Divided gradients are averaged after every batch: until the last one they would have to be kept whole.
+            waits = not last and not self.sharded
+            with self._accelerator.no_sync(self._network) if waits else contextlib.nullcontext():
                 output = self.task.training_step(self._network, batch, self.step)
                 self._backward(output, last)
             present.update(output.losses)
@@ -105,7 +114,7 @@ class TrainingState:
         losses = dict(output.losses)
         if unknown := losses.keys() - self._optimizers.keys():
             raise ValueError(f"no parameter group names the optimiser of the loss {unknown.pop()!r}")
-        if last and distributed.world_size() > 1:
+        if (last or self.sharded) and distributed.world_size() > 1:
             self._touch_all(losses)
             # Losses of nothing first: whatever goes backward before the last one keeps its activations till the end.
             losses = dict(sorted(losses.items(), key=lambda item: item[0] in output.losses))
@@ -122,7 +131,8 @@ class TrainingState:
         """Processes average their gradients when every parameter has one: give zero to those that would not."""
         for name, optimizer in self._optimizers.items():
             if name not in losses or self.task.may_skip_parameters:
-                nothing = 0.0 * torch.stack([weight.sum() for weight in optimizer.parameters]).sum()
+                weights = sharding.gathered_now(self._network) if self.sharded else optimizer.parameters
+                nothing = 0.0 * torch.stack([weight.sum() for weight in weights]).sum()
                 losses[name] = losses[name] + nothing if name in losses else nothing
 
     def _stop_if_diverged(self) -> None:
@@ -140,25 +150,30 @@ class TrainingState:
         """
         self._stop_if_diverged()
         finite = [
-            torch.isfinite(weight).all()
+            torch.isfinite(sharding.local(weight)).all()
             for optimizer in self._optimizers.values()
             for weight in optimizer.parameters
         ]
-        if not bool(torch.stack(finite).all()):
+        if distributed.maximum(not bool(torch.stack(finite).all())):
             raise TrainingDiverged(f"a weight became infinite or no number at step {self.step}")
         weights = self.task.trained_state()
-        distributed.check_same(weights)
+        distributed.check_same(
+            {name: value for name, value in weights.items() if sharding.local(value) is value}
+        )
         return Checkpoint(
             trainer={
                 **trainer,
                 "step": self.step,
                 "processes": distributed.world_size(),
+                "accumulation": self.config.accumulation,
                 "config": self.config.digest(),
                 "average_updates": self.average.updates if self.average is not None else 0,
             },
-            weights=weights,
-            average=self.average.state() if self.average is not None else None,
-            optimizers={name: optimizer.state() for name, optimizer in self._optimizers.items()},
+            weights=sharding.gathered(weights),
+            average=sharding.gathered(self.average.state()) if self.average is not None else None,
+            optimizers={
+                name: sharding.gathered(optimizer.state()) for name, optimizer in self._optimizers.items()
+            },
             process={
                 "loader": dict(self.loader.state_dict()),
                 "window": self.window.state(),
@@ -167,14 +182,32 @@ class TrainingState:
         )
 
     def restore(self, saved: Checkpoint) -> None:
-        """Go to a captured state."""
+        """Go to a captured state; without one of this process's own, with fresh random numbers and data."""
         self.step = saved.trainer["step"]
-        self.task.load_trained_state(saved.weights)
+        present = self.task.trained_state()
+        self.task.load_trained_state(
+            {
+                name: sharding.divided_like(value, present.get(name, value))
+                for name, value in saved.weights.items()
+            }
+        )
         for name, optimizer in self._optimizers.items():
             optimizer.load(saved.optimizers[name])
         if self.average is not None:
             assert saved.average is not None, "the settings' digest is the same"
             self.average.load(saved.average, saved.trainer["average_updates"])
+        if saved.process is None:
+            seed_everything(self._seed + self.step, distributed.rank())
+            return
         self.loader.load_state_dict(saved.process["loader"])
         self.window.load(saved.process["window"])
         set_random_state(saved.process["random"])
+
+    def reshard(self) -> None:
+        """After forward passes without a backward pass; see `sharding.reshard`."""
+        if self.sharded:
+            sharding.reshard(self.task.network)
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Inside the block rank 0's network can be saved; called on every process."""
+        return sharding.whole_weights(self.task.network) if self.sharded else contextlib.nullcontext()

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from vilau_common.errors import UserError
+
 MAIN = "main"
 
 
@@ -31,6 +33,19 @@ class ParameterGroup:
     learning_rate_scale: float = 1.0
     weight_decay: float | None = None  # None: the optimiser's
     matrices: bool = False  # may be given to Muon: 2-D weights of hidden layers, no embeddings, no heads
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How FSDP divides a network among processes (`training.parallel=fsdp2`).
+
+    Processes gather a layer's weights together: every process calls the same layers equally often, whatever its batch.
+    """
+
+    layers: list[
+        nn.Module
+    ]  # gathered one at a time, each when it is called; what no layer holds, once a step
+    whole: list[nn.Module] = field(default_factory=list)  # frozen parts that every process keeps whole
 
 
 class Loader(Protocol):
@@ -86,6 +101,10 @@ class Task(ABC):
         """The number of `unit`s in a batch, for the throughput; 0 where that is not known."""
         return 0
 
+    def sharding(self) -> Sharding:
+        """How the network is divided where `training.parallel` asks for it. UserError: it is kept whole."""
+        raise UserError("training.parallel=fsdp2 is not for this training: use training.parallel=ddp")
+
     def train_mode(self) -> None:
         """Put the modules into training mode; override it to leave frozen parts in evaluation mode."""
         self.network.train()
@@ -103,7 +122,8 @@ class Task(ABC):
         return {}
 
     def save_samples(self, directory: Path, step: int) -> None:  # noqa: B027
-        """Write pictures of what the model does now. Called on rank 0, under `evaluate`'s conditions."""
+        """Write pictures of what the model does now. Called on rank 0, under `evaluate`'s conditions; never where
+        FSDP divides the weights, which no process can run alone."""
 
     def trained_state(self) -> dict[str, Tensor]:
         """What a checkpoint must keep of the network; override it to leave out frozen parts."""

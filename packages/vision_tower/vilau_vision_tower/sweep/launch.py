@@ -13,16 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
-from hydra.initialize import initialize_config_dir
+from hydra.errors import OverrideParseException
 
-from vilau_common.config import HYDRA_VERSION_BASE, conf_directory, explained, load_config, registered
+from vilau_common.config import conf_directory, explained, load_config
 from vilau_common.data import prepare as data_preparation
 from vilau_common.data.prepare import PrepareConfig, prepare
 from vilau_common.data.shards import DATASET_FILE
 from vilau_common.errors import UserError
+from vilau_common.launch import multirun
 from vilau_common.report.sweep import build_sweep_report
 from vilau_common.run import RunDirectory
 from vilau_vision_tower.clip.config import SiglipClipConfig
@@ -50,16 +49,7 @@ def sweep(overrides: Sequence[str], config_directory: Path | None = None) -> Non
     make_first(base, place)
     directory = Path(base.directory)
     try:
-        with (
-            registered(BASE, SweepPointConfig, SCHEMA_GROUPS),
-            initialize_config_dir(str(place), job_name=GROUP, version_base=HYDRA_VERSION_BASE),
-        ):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None  # the block above made it
-            try:
-                hydra.multirun(config_name=BASE, task_function=run_point, overrides=chosen)
-            except HydraException as error:
-                raise UserError(explained(error, BASE, place, chosen)) from error
+        multirun(BASE, SweepPointConfig, SCHEMA_GROUPS, run_point, chosen, place)
     finally:  # what there is, also where a launcher or a signal ended the sweep early
         table = write_table(directory)
         if table is not None:

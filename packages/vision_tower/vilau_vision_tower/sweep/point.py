@@ -19,6 +19,7 @@ from vilau_common.config import config_to_dict, typed_config
 from vilau_common.errors import UserError
 from vilau_common.run import RunDirectory
 from vilau_common.training import TrainingInterrupted
+from vilau_common.training.interrupt import hand_on
 from vilau_vision_tower.evaluation.config import EvaluateTowerConfig
 from vilau_vision_tower.evaluation.run import PREFIX, evaluate_tower
 from vilau_vision_tower.sweep.config import SweepPointConfig
@@ -55,6 +56,7 @@ def run_point(composed: DictConfig) -> None:
     except TrainingInterrupted as stopped:
         dataclasses.replace(record, status=STOPPED).write(directory)
         _say(directory, str(stopped))
+        hand_on(stopped)
         # No Exception: Hydra would go on with the next point.
         raise SystemExit(stopped.exit_status) from None
     except Exception as error:
