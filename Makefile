@@ -25,8 +25,8 @@ TRAIN = $(if $(PROCESSES),$(BIN)/python -m torch.distributed.run --standalone --
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("%s is Python %d.%d, but vilau needs \
 Python 3.11 or newer: run make setup PYTHON=python3.11, where no older .venv stands" % ((sys.executable,) + tuple(v)))
 
-.PHONY: help setup demo smoke test lint format prepare train-clip train-tower evaluate-tower sweep tokenize train-lm train-vila \
-	evaluate report bench requirements clean
+.PHONY: help setup demo smoke test lint format prepare train-clip train-tower evaluate-tower sweep tokenize train-lm \
+	train-vila evaluate report bench requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,7 +88,7 @@ train-lm: $(STAMP)  ## train the unified LM on a tower's codes (PROCESSES=8 for 
 	@$(TRAIN) train-lm $(ARGS)
 
 train-vila: $(STAMP)  ## train VILA, the baseline on a CLIP's continuous features
-	@$(BIN)/vilau train-vila $(ARGS)
+	@$(TRAIN) train-vila $(ARGS)
 
 evaluate: $(STAMP)  ## evaluate a run and write its results.json
 	@$(BIN)/vilau evaluate $(ARGS)

@@ -52,7 +52,7 @@ def make_ready(directory: Path) -> Path:
 
 
 def config_for(ready: Path, run: Path, **training: Any) -> TrainLmConfig:
-    """All of the state in play: packing buffer, dropout, a random share of positions, averaged weights, accumulation."""
+    """All of the state in play: packing buffer, dropout, a share of positions, averaged weights, accumulation."""
     settings: dict[str, Any] = {
         "steps": STEPS,
         "accumulation": 2,

@@ -41,7 +41,7 @@ class LmConfig:
 def text_tokenizer(
     directory: str | None, pretrained: PretrainedBackbone | None, setting: str
 ) -> PreTrainedTokenizerBase:
-    """The text tokenizer with the unified LM's special tokens: the one in `directory`, or the pretrained backbone's own.
+    """The text tokenizer in `directory`, or the pretrained backbone's own, with the unified LM's special tokens.
 
     setting: what names the directory. Raises UserError where none or one too many is named.
     """

@@ -135,6 +135,7 @@ VERBS = (
         module="vilau_unified_lm.vila.train",
         schema="TrainVilaConfig",
         function="train_vila",
+        trains=True,
     ),
     Verb(
         name="evaluate",

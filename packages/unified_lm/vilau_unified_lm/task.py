@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from vilau_common.training import MAIN, ParameterGroup, Sharding, StepOutput, Task
-from vilau_unified_lm.losses import LossConfig, StepTargets, unified_loss
 from vilau_unified_lm.lora import ADAPTER, Adapters
+from vilau_unified_lm.losses import LossConfig, StepTargets, unified_loss
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import MixedSequence
 from vilau_unified_lm.stage import PartRates, parts

@@ -256,9 +256,7 @@ def _batches(
         yield batch
 
 
-def _record(
-    key: str, fields: Mapping[str, bytes], theirs: dict[str, Any] | None, info: DatasetInfo
-) -> bytes:
+def _record(key: str, fields: Mapping[str, bytes], theirs: dict[str, Any] | None, info: DatasetInfo) -> bytes:
     """The sample's JSON as it is; of other people's tars one of our form, with theirs (if any) as its `record`."""
     if not info.linked:
         return fields[JSON_FIELD]

@@ -131,7 +131,9 @@ def test_keys_that_repeat_are_told_where_the_tars_are_linked(tars: Path, tmp_pat
     test = tmp_path / "test"
     write_tar(test / "0.tar", {"0": img2dataset_sample(0)})
     linked = WebDatasetConfig(folder=str(tars), test_folder=str(test), rewrite=False)
-    with pytest.raises(UserError, match="two samples of the tars have the key '000010003'.*source.rewrite=true"):
+    with pytest.raises(
+        UserError, match="two samples of the tars have the key '000010003'.*source.rewrite=true"
+    ):
         run_prepare(linked, tmp_path / "data", vocabulary_size=None)
     found = run_prepare(
         WebDatasetConfig(folder=str(tars), test_folder=str(test)), tmp_path / "data", vocabulary_size=None

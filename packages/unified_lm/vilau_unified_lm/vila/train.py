@@ -59,9 +59,7 @@ def train_vila(config: TrainVilaConfig) -> TrainingResult:
     pretrained = find_pretrained(config.vila.backbone)
     tokenizer = text_tokenizer(config.vila.text_tokenizer, pretrained, "vila.text_tokenizer")
     vocabulary = picture_vocabulary(tokenizer)
-    check_row_length(
-        backbone_config(config.vila.backbone, vocabulary, pretrained), config.data.row_length
-    )
+    check_row_length(backbone_config(config.vila.backbone, vocabulary, pretrained), config.data.row_length)
     clip = load_pretrained(config.vila.clip, config.data.image_size)
     seed_everything(config.seed, distributed.rank())
     model = build_vila(config.vila, clip, vocabulary, pretrained)
