@@ -104,7 +104,9 @@ def first_to_fail() -> bool:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # torch's client would report a store that is gone at length.
         socket.create_connection(place, STORE_TIMEOUT.total_seconds()).close()
-        store = dist.TCPStore(*place, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            *place, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT
+        )
         return store.add(f"vilau/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
     except (KeyError, OSError, RuntimeError):  # torch's DistError is a RuntimeError
         return True

@@ -129,7 +129,7 @@ def whole_weights(network: nn.Module) -> Iterator[None]:
         _replace(places)
 
 
-def _replace(places: Iterable[tuple[nn.Module, str, nn.Parameter]]) -> None:
+def _replace(places: Iterable[tuple[nn.Module, str, Any]]) -> None:
     for module, name, weight in places:
         module._parameters[name] = weight
 
