@@ -106,6 +106,11 @@ class DocumentBuilder:
         ids = (self.vocabulary.begin, *self.ids(caption), self.vocabulary.image_start)
         return Document((TextSegment(ids, supervised=False),))
 
+    def filming_prompt(self, caption: str) -> Document:
+        """What stands before the first visual position of a video."""
+        ids = (self.vocabulary.begin, *self.ids(caption), self.vocabulary.video_start)
+        return Document((TextSegment(ids, supervised=False),))
+
     def question_prompt(self, codes: Codes, question: str) -> Document:
         """What stands before the first token of an answer."""
         asked = TextSegment(self.ids(question + TURN), supervised=False)

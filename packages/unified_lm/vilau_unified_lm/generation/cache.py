@@ -1,0 +1,82 @@
+"""Keys and values of one batch, in memory allocated once.
+
+In transformers' caches all rows write their next token at the same place. Here every row writes at a place of its own:
+one writes text while another draws, and guidance's unconditional rows go back to their prompt for each new picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@dataclass
+class Slots:
+    """Where the next step writes, and how far it reads."""
+
+    rows: Tensor  # int64 [R], 0 to R - 1
+    place: Tensor  # int64 [R], the slot that each row's next token takes
+    capacity: int  # slots of a row
+    visible: int  # of these, how many a step reads; its attention mask has as many
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, float [R, capacity, heads, head width]."""
+
+    is_sliding = False  # as in training, every layer sees all of its document
+
+    def __init__(self, slots: Slots) -> None:
+        super().__init__()
+        self.slots = slots
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate for states of this kind, float [R, heads, T, head width]."""
+        # Zeros: slots that a row has not come to yet are masked, but a masked NaN is still a NaN.
+        shapes = [(len(x), self.slots.capacity, x.shape[1], x.shape[3]) for x in (key_states, value_states)]
+        self.keys, self.values = key_states.new_zeros(shapes[0]), value_states.new_zeros(shapes[1])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store float [R, heads, T, head width] and return what the step reads, the same with more places.
+
+        T > 1: a prompt, which fills the first T slots. T = 1: the next token of each row.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        slots, length = self.slots, key_states.shape[2]
+        read = []
+        for memory, states in ((self.keys, key_states), (self.values, value_states)):
+            if length > 1:
+                memory[:, :length] = states.transpose(1, 2)
+            else:
+                memory[slots.rows, slots.place] = states[:, :, 0]
+            read.append(memory[:, : length if length > 1 else slots.visible].transpose(1, 2))
+        return read[0], read[1]
+
+    def get_seq_length(self) -> int:
+        """Slots that a step reads. The engine says itself which of them a row may look at, and at which position."""
+        return self.slots.visible
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.slots.visible, 0
+
+    def get_max_length(self) -> int:
+        return self.slots.capacity
+
+
+def slot_cache(rows: int, capacity: int, device: torch.device) -> tuple[Cache, Slots]:
+    """An empty cache for `rows` rows of `capacity` places; memory is taken when the first states come."""
+    slots = Slots(
+        rows=torch.arange(rows, device=device),
+        place=torch.zeros(rows, dtype=torch.long, device=device),
+        capacity=capacity,
+        visible=capacity,
+    )
+    return Cache(layer_class_to_replicate=partial(SlotLayer, slots)), slots
