@@ -7,8 +7,8 @@
 References, same weights, one prompt a call:
   rerun     the LM cached, the depth transformer's whole prefix again for each of the D codes, as VILA-U's code does it
   uncached  so, and the LM's whole prefix again for each position
-Floor of a step: the larger of (the LM's weights once and the depth transformer's D times, over the measured bandwidth of
-a copy) and (their products, over the measured rate of a large one). All with guidance, so twice as many rows as pictures.
+Floor of a step: the larger of (weights: the LM's once, the depth transformer's D times, over the measured bandwidth of
+a copy) and (their products, over the measured rate of a large one). All with guidance: two rows of the LM a picture.
 Closes with one line of JSON.
 """
 

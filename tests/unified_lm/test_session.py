@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from tiny_lm import CAPTIONS, IMAGE_SIZE, POSITIONS, SIDE, D, make_model, random_codes
 from transformers import PreTrainedTokenizerFast
 
+from vilau_common.errors import UserError
 from vilau_common.images import Picture
 from vilau_unified_lm.document import Document
 from vilau_unified_lm.generation.sampling import Sampling
@@ -85,3 +88,15 @@ def test_a_text_ends_before_a_stop_string(session: Session) -> None:
     word = whole[3:5]
     (text,) = session.generate([asked], 8, FREE, [0], stop=["never there", word])[0]
     assert text == whole[: whole.index(word)]
+
+
+def test_opening_a_run(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session.model.save_pretrained(tmp_path / "model")
+    session.text_tokenizer.save_pretrained(tmp_path / "model")
+    opened = Session.open(tmp_path, compile="static")
+    assert np.array_equal(opened.draw(CAPTIONS[:1], FREE, [1]), session.draw(CAPTIONS[:1], FREE, [1]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device is cuda, but torch finds no GPU here"):
+        Session.open(tmp_path, device="cuda", compile="graph")
+    with pytest.raises(UserError, match="the model is on cpu"):
+        Session.open(tmp_path, compile="graph")

@@ -88,10 +88,11 @@ def test_the_next_batch_of_its_size_uses_the_same_memory_and_finds_nothing_in_it
     ):
         drawn = fixed.draw(chosen, blank, sampling, seeds)
         assert torch.equal(drawn, reference.draw(chosen, blank, sampling, seeds))
-        kept.append((id(fixed._states.item), id(fixed._painters.item)))
-    assert kept[0] == kept[1] == kept[2]
-    assert kept[3][0] == kept[0][0] and kept[3][1] != kept[0][1]  # other settings: another depth loop
-    assert kept[4][0] != kept[0][0]
+        kept.append((fixed._states.item, fixed._painters.item))
+    states, painters = zip(*kept, strict=True)
+    assert all(state is states[0] for state in states[:4]) and states[4] is not states[0]
+    # Other settings: another depth loop.
+    assert all(painter is painters[0] for painter in painters[:3]) and painters[3] is not painters[0]
 
 
 def test_memory_is_allocated_once_and_holds_the_prompt_and_what_follows(

@@ -109,7 +109,7 @@ def test_tells_of_each_token_and_of_no_closing_one(engine: Engine, asked: list[D
 
 def test_text_and_pictures_of_a_seed_have_nothing_in_common() -> None:
     device = torch.device("cpu")
-    seeds = [0, 1, 2, -1, 2**40]
+    seeds = [0, 1, 2, -1, 2**31]
     others = [text_seed(seed) for seed in seeds]
     assert len({*seeds, *others}) == 2 * len(seeds)
     pictures, texts = uniform_draws(seeds, 4000, device), uniform_draws(others, 4000, device)

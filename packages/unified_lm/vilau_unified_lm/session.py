@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vilau_common.errors import UserError
 from vilau_common.images import Picture, to_array, to_tensor
 from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
 from vilau_unified_lm.generation.engine import GREEDY, Engine
@@ -43,10 +44,14 @@ class Session:
         self.engine = Engine(model, compile)
 
     @classmethod
-    def open(cls, directory: Path) -> Session:
-        """From an LM's run directory (or its model/). Raises UserError where there is none."""
+    def open(cls, directory: Path, device: str = "cpu", compile: str = "none") -> Session:
+        """From an LM's run directory (or its model/). Raises UserError where there is none, or no such device."""
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device is {device}, but torch finds no GPU here; use device=cpu")
         path = directory / "model" if (directory / "model").is_dir() else directory
-        return cls(load_unified_lm(path), load_text_tokenizer(path))
+        model = load_unified_lm(path)
+        model.to(torch.device(device))
+        return cls(model, load_text_tokenizer(path), compile)
 
     def encode(self, pictures: Picture) -> npt.NDArray[np.int64]:
         """uint8 [B, H, W, 3] -> codes int64 [B, h, w, D]."""

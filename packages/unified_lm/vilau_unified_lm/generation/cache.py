@@ -23,6 +23,9 @@ class Slots:
     place: Tensor  # int64 [R], the slot that each row's next token takes
     capacity: int  # slots of a row
     visible: int  # of these, how many a step reads; its attention mask has as many
+    fresh: int | None = (
+        None  # the one that comes into view with this step; None: memory is clean, or none does
+    )
 
 
 class SlotLayer(CacheLayerMixin):
@@ -36,9 +39,14 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for states of this kind, float [R, heads, T, head width]."""
-        # Zeros: slots that a row has not come to yet are masked, but a masked NaN is still a NaN.
-        shapes = [(len(x), self.slots.capacity, x.shape[1], x.shape[3]) for x in (key_states, value_states)]
-        self.keys, self.values = key_states.new_zeros(shapes[0]), value_states.new_zeros(shapes[1])
+        slots = self.slots
+        shapes = [(len(x), slots.capacity, x.shape[1], x.shape[3]) for x in (key_states, value_states)]
+        # Slots that a row has not come to are masked, but a masked NaN is still a NaN. Cleaning memory takes it from
+        # the system; where steps do not read all of it, it is left to them, and what is never reached costs nothing.
+        whole = slots.visible == slots.capacity
+        new = torch.zeros if whole else torch.empty
+        self.keys = new(shapes[0], dtype=key_states.dtype, device=key_states.device)
+        self.values = new(shapes[1], dtype=value_states.dtype, device=value_states.device)
         self.is_initialized = True
 
     def update(
@@ -56,6 +64,8 @@ class SlotLayer(CacheLayerMixin):
             if length > 1:
                 memory[:, :length] = states.transpose(1, 2)
             else:
+                if slots.fresh is not None:
+                    memory[:, slots.fresh] = 0
                 memory[slots.rows, slots.place] = states[:, :, 0]
             read.append(memory[:, : length if length > 1 else slots.visible].transpose(1, 2))
         return read[0], read[1]

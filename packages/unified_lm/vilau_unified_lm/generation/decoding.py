@@ -39,7 +39,7 @@ class Decoding:
     def begin(self, prompts: MixedSequence, inputs: Tensor) -> None:
         """Read prompts, left-padded and one a row; inputs float [R, L, hidden]: what the LM reads of them."""
         slots = self.slots
-        slots.visible = slots.capacity if self.static else prompts.document_ids.shape[1]
+        slots.visible, slots.fresh = slots.capacity if self.static else prompts.document_ids.shape[1], None
         self.prompt_length = prompts.document_ids.shape[1]
         self.first.copy_((prompts.document_ids == 0).sum(dim=1))
         slots.place.zero_()
@@ -57,6 +57,7 @@ class Decoding:
         """
         slots = self.slots
         if not self.static:
+            slots.fresh = slots.visible if slots.visible < slots.capacity else None
             slots.visible = min(slots.visible + 1, slots.capacity)
         self.hidden = self._step(inputs)
         slots.place.add_(1 if moves is None else moves)
