@@ -237,6 +237,17 @@ def test_generation_is_without_dropout_and_gradients(
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_the_attention_of_training_is_none_of_generation(
+    engine: Engine, prompts: list[Document], blank: Document, attention: str
+) -> None:
+    """Other kernels read other masks, some of them wrongly and without a word."""
+    expected = engine.draw(prompts, blank, FREE, [0, 1, 2, 3])
+    engine.model.llm.set_attn_implementation(attention)
+    assert torch.equal(engine.draw(prompts, blank, FREE, [0, 1, 2, 3]), expected)
+    assert engine.model.llm.config._attn_implementation == attention
+
+
 def test_a_picture_in_the_prompt_matters(
     vocabulary: Vocabulary, builder: DocumentBuilder, blank: Document
 ) -> None:

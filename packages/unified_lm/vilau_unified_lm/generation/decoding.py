@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -11,6 +12,21 @@ from transformers import PreTrainedModel
 from vilau_unified_lm.generation.cache import slot_cache
 from vilau_unified_lm.generation.graph import Graph
 from vilau_unified_lm.packing import MixedSequence, packed_attention_mask
+
+SDPA = "sdpa"
+
+
+@contextmanager
+def dense_attention(llm: PreTrainedModel) -> Iterator[None]:
+    """The attention kernels that read generation's boolean masks, whichever training has chosen; then those again."""
+    chosen = llm.config._attn_implementation
+    if chosen != SDPA:
+        llm.set_attn_implementation(SDPA)
+    try:
+        yield
+    finally:
+        if chosen != SDPA:
+            llm.set_attn_implementation(chosen)
 
 
 class Decoding:

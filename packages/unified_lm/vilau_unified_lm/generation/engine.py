@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vilau_common.errors import UserError
 from vilau_unified_lm.document import Document, TextSegment
-from vilau_unified_lm.generation.decoding import Decoding
+from vilau_unified_lm.generation.decoding import Decoding, dense_attention
 from vilau_unified_lm.generation.loop import Listener, Loop, text_ids
 from vilau_unified_lm.generation.painter import Painter
 from vilau_unified_lm.generation.prompts import left_padded
@@ -104,9 +104,10 @@ class Engine:
         draws = any(row.largest for row in rows)
         if draws and visual.guidance != 1:
             prompts, room = [*prompts, *_negatives(rows)], [*room, *(row.largest for row in rows)]
-        state = self._begin(prompts, room)
-        painter = self._painter(state, rows, visual) if draws else None
-        return Loop(state, rows, text, painter, marks, on_event).run()
+        with dense_attention(self.model.llm):
+            state = self._begin(prompts, room)
+            painter = self._painter(state, rows, visual) if draws else None
+            return Loop(state, rows, text, painter, marks, on_event).run()
 
     def draw(
         self,
