@@ -52,23 +52,23 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store float [R, heads, T, head width] and return what the step reads, the same with more places.
+        """Store float [R, heads, T, head width] and return what is read, the same with more places.
 
-        T > 1: a prompt, which fills the first T slots. T = 1: the next token of each row.
+        T > 1: prompts, which fill the first T slots and read themselves. T = 1: the next token of each row.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         slots, length = self.slots, key_states.shape[2]
-        read = []
+        if length > 1:
+            self.keys[:, :length] = key_states.transpose(1, 2)
+            self.values[:, :length] = value_states.transpose(1, 2)
+            return key_states, value_states
         for memory, states in ((self.keys, key_states), (self.values, value_states)):
-            if length > 1:
-                memory[:, :length] = states.transpose(1, 2)
-            else:
-                if slots.fresh is not None:
-                    memory[:, slots.fresh] = 0
-                memory[slots.rows, slots.place] = states[:, :, 0]
-            read.append(memory[:, : length if length > 1 else slots.visible].transpose(1, 2))
-        return read[0], read[1]
+            if slots.fresh is not None:
+                memory[:, slots.fresh] = 0
+            memory[slots.rows, slots.place] = states[:, :, 0]
+        read = slots.visible
+        return self.keys[:, :read].transpose(1, 2), self.values[:, :read].transpose(1, 2)
 
     def get_seq_length(self) -> int:
         """Slots that a step reads. The engine says itself which of them a row may look at, and at which position."""
