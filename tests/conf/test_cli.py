@@ -127,6 +127,7 @@ def test_use_verbs_pass_their_options_on(
         {
             "run": tmp_path,
             "prompt": "a red circle",
+            "negative": "",
             "output": output,
             "count": 1,
             "seed": 0,

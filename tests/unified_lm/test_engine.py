@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from tiny_lm import CAPTIONS, CONTEXT, POSITIONS, SIDE, D, K, last_hidden, make_model, random_codes
-from torch import Tensor
+from slow_generation import draw_slowly
+from tiny_lm import CAPTIONS, CONTEXT, POSITIONS, SIDE, D, K, make_model, random_codes
 
 from vilau_common.errors import UserError
-from vilau_unified_lm.document import Document, DocumentBuilder, ImageSegment, TextSegment
+from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
 from vilau_unified_lm.generation.engine import GREEDY, Engine
+from vilau_unified_lm.generation.request import PictureEvent
 from vilau_unified_lm.generation.sampling import Sampling, sample, uniform_draws
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -47,24 +48,6 @@ def asked(builder: DocumentBuilder) -> list[Document]:
     ]
 
 
-@torch.no_grad()
-def draw_slowly(model: UnifiedLM, prompt: Document, blank: Document, guidance: float) -> Tensor:
-    """Greedy codes int64 [POSITIONS, D]: the whole sequence again for each position, all depths for each code."""
-    drawn = torch.zeros(0, D, dtype=torch.long)
-    for _ in range(POSITIONS):
-        position = torch.zeros(1, D, dtype=torch.long)
-        for level in range(D):
-            logits = []
-            for start in (prompt, blank):
-                picture = ImageSegment(drawn.numpy(), supervised=False)
-                hidden = last_hidden(model, Document((*start.segments, picture)))
-                embeddings = model.image_tokenizer.embed_codes(position)
-                logits.append(model.depth(hidden.unsqueeze(0), embeddings)[0, level])
-            position[0, level] = (guidance * logits[0] + (1 - guidance) * logits[1]).argmax()
-        drawn = torch.cat([drawn, position])
-    return drawn
-
-
 # --- drawing ----------------------------------------------------------------------------------------------------
 
 
@@ -77,7 +60,7 @@ def test_greedy_drawing_equals_the_reference_without_caches(
     assert drawn.shape == (len(prompts), SIDE, SIDE, D) and drawn.dtype == torch.int64
     pictures = []
     for prompt, codes in zip(prompts, drawn, strict=True):
-        expected = draw_slowly(engine.model, prompt, blank, guidance)
+        expected = draw_slowly(engine.model, prompt, blank, sampling)
         assert torch.equal(codes.flatten(0, 1), expected)
         pictures.append(tuple(expected.flatten().tolist()))
     assert len(set(pictures)) == (1 if guidance == 0 else len(prompts))  # the prompts matter, but not at 0
@@ -156,10 +139,91 @@ def test_guidance_by_the_prompt_itself_changes_nothing(engine: Engine, prompts: 
     assert torch.equal(engine.draw(prompts[1:2], prompts[1], Sampling(guidance=4.0), [5]), plain)
 
 
-def test_tells_of_each_position(engine: Engine, prompts: list[Document], blank: Document) -> None:
-    told: list[int] = []
-    engine.draw(prompts[:2], blank, GREEDY, [0, 1], on_position=told.append)
-    assert told == list(range(POSITIONS))
+def test_sampled_pictures_with_negative_prompts_equal_the_reference(
+    engine: Engine, prompts: list[Document]
+) -> None:
+    """A negative prompt of its own for each; temperatures of its own for each depth."""
+    sampling = Sampling(top_k=9, top_p=0.9, guidance=2.5, depth_temperatures=[0.0, 0.7, 1.5, 1.0])
+    negatives, seeds = [prompts[2], prompts[3], prompts[0], prompts[1]], [3, 1, 4, 15]
+    drawn = engine.draw(prompts, negatives, sampling, seeds)
+    for row, (prompt, negative, seed) in enumerate(zip(prompts, negatives, seeds, strict=True)):
+        expected = draw_slowly(engine.model, prompt, negative, sampling, seed)
+        assert torch.equal(drawn[row].flatten(0, 1), expected)
+    assert not torch.equal(engine.draw(prompts, negatives[::-1], sampling, seeds), drawn)
+
+
+def test_a_depth_temperature_moves_its_own_depth(
+    engine: Engine, prompts: list[Document], blank: Document
+) -> None:
+    """At the first position: depths before it stay greedy, it does not."""
+    greedy = engine.draw(prompts[:1], blank, GREEDY, [0])[0, 0, 0]
+    for depth in range(D):
+        temperatures = [0.0] * D
+        temperatures[depth] = 50.0
+        sampling = Sampling(top_k=None, top_p=1.0, guidance=1.0, depth_temperatures=temperatures)
+        first = engine.draw(prompts[:1] * 30, blank, sampling, range(30))[:, 0, 0]
+        assert (first[:, :depth] == greedy[:depth]).all()
+        assert len(first[:, depth].unique()) > K // 2
+
+
+def test_tells_of_each_position_with_what_is_drawn(
+    engine: Engine, prompts: list[Document], blank: Document
+) -> None:
+    told: list[PictureEvent] = []
+    drawn = engine.draw(prompts[:2], blank, FREE, [0, 1], on_event=told.append)
+    assert len(told) == 2 * POSITIONS
+    for place in range(POSITIONS):
+        for row, event in enumerate(told[2 * place : 2 * place + 2]):
+            assert (event.sample, event.number, event.positions) == (row, 0, POSITIONS)
+            assert torch.equal(event.codes, drawn[row].flatten(0, 1)[: place + 1])
+
+
+def test_videos_equal_the_reference(
+    engine: Engine, prompts: list[Document], blank: Document, vocabulary: Vocabulary
+) -> None:
+    filming = [behind(prompt, vocabulary.video_start) for prompt in prompts[:3]]
+    told: list[PictureEvent] = []
+    drawn = engine.film(filming, behind(blank, vocabulary.video_start), 3, FREE, [5, 6, 7], told.append)
+    assert drawn.shape == (3, 3, SIDE, SIDE, D)
+    for row, prompt in enumerate(filming):
+        blank_video = behind(blank, vocabulary.video_start)
+        expected = draw_slowly(engine.model, prompt, blank_video, FREE, 5 + row, frames=3)
+        assert torch.equal(drawn[row].flatten(0, 2), expected)
+        mine = [event.codes for event in told if event.sample == row]
+        assert [len(codes) for codes in mine] == list(range(1, 3 * POSITIONS + 1))
+        assert torch.equal(mine[-1], expected)
+    with pytest.raises(UserError, match="video of 0 frames"):
+        engine.film(filming, blank, 0, FREE, [5, 6, 7])
+
+
+def behind(prompt: Document, mark: int) -> Document:
+    """The prompt with another mark at its end."""
+    (segment,) = prompt.segments
+    return Document((TextSegment((*segment.ids[:-1], mark), supervised=False),))
+
+
+def test_a_position_costs_one_pass_of_the_lm_and_one_new_token_a_depth(
+    engine: Engine, prompts: list[Document], blank: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls = engine.model, []
+
+    def counted(owner: object, name: str, size: Callable[..., object]) -> None:
+        method = getattr(owner, name)
+
+        def call(*inputs: object, **named: object) -> object:
+            calls.append((name, size(*inputs, **named)))
+            return method(*inputs, **named)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(model.llm.model, "forward", lambda **named: tuple(named["inputs_embeds"].shape[:2]))
+    counted(model.depth, "step", lambda source, cache: len(source))
+    counted(model.vision_tower, "embed_depth", lambda codes, depth: (len(codes), depth))
+    engine.draw(prompts, blank, FREE, [0, 1, 2, 3])
+    rows, longest = 2 * len(prompts), max(map(len, prompts))
+    position = [call for depth in range(D) for call in (("step", rows), ("embed_depth", (rows // 2, depth)))]
+    passes = [("forward", (rows, longest))] + [("forward", (rows, 1))] * (POSITIONS - 1)
+    assert calls == [call for passed in passes for call in (passed, *position)]
 
 
 def test_generation_is_without_dropout_and_gradients(
@@ -173,6 +237,17 @@ def test_generation_is_without_dropout_and_gradients(
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_the_attention_of_training_is_none_of_generation(
+    engine: Engine, prompts: list[Document], blank: Document, attention: str
+) -> None:
+    """Other kernels read other masks, some of them wrongly and without a word."""
+    expected = engine.draw(prompts, blank, FREE, [0, 1, 2, 3])
+    engine.model.llm.set_attn_implementation(attention)
+    assert torch.equal(engine.draw(prompts, blank, FREE, [0, 1, 2, 3]), expected)
+    assert engine.model.llm.config._attn_implementation == attention
+
+
 def test_a_picture_in_the_prompt_matters(
     vocabulary: Vocabulary, builder: DocumentBuilder, blank: Document
 ) -> None:
@@ -183,7 +258,7 @@ def test_a_picture_in_the_prompt_matters(
         picture = builder.question_prompt(random_codes(seed), "again?")
         prompt = Document((*picture.segments, TextSegment((vocabulary.image_start,), supervised=False)))
         drawn.append(engine.draw([prompt], blank, GREEDY, [0]))
-        expected = draw_slowly(engine.model, prompt, blank, 1.0)
+        expected = draw_slowly(engine.model, prompt, blank, GREEDY)
         assert torch.equal(drawn[-1].flatten(0, 2), expected)
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 

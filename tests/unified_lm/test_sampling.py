@@ -158,6 +158,7 @@ def test_guidance_moves_away_from_the_unconditional() -> None:
         ({"guidance": float("nan")}, "guidance is nan; it must be 0 or above"),
         ({"guidance": float("inf")}, "guidance is inf; it must be 0 or above"),
         ({"temperature": float("inf")}, "temperature is inf; it must be 0"),
+        ({"depth_temperatures": [1.0, -2.0]}, "temperature is -2.0; it must be 0"),
     ],
     ids=str,
 )
@@ -171,3 +172,15 @@ def test_a_temperature_of_almost_nothing_is_greedy(temperature: float) -> None:
     logits = torch.randn(20, 30) * 5
     tokens = sample(logits, torch.rand(20), Sampling(temperature=temperature))
     assert torch.equal(tokens, logits.argmax(dim=-1))
+
+
+def test_temperatures_by_depth() -> None:
+    plain = Sampling(temperature=0.7)
+    assert plain.by_depth(3) == [plain] * 3
+    by_depth = Sampling(top_k=5, depth_temperatures=[0.0, 0.5, 2.0])
+    assert by_depth.by_depth(3) == [Sampling(top_k=5, temperature=value) for value in (0.0, 0.5, 2.0)]
+    assert (
+        len({by_depth, Sampling(top_k=5, depth_temperatures=(0.0, 0.5, 2.0))}) == 1
+    )  # graphs are kept by it
+    with pytest.raises(UserError, match="3 depth temperatures, but a visual position has 4 codes"):
+        by_depth.by_depth(4)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_lm import CONTEXT, POSITIONS, D, as_tensor, last_hidden, make_model, random_codes
+from slow_generation import write_slowly
+from tiny_lm import CONTEXT, POSITIONS, D, as_tensor, make_model, random_codes
 
 from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
 from vilau_unified_lm.generation.engine import GREEDY, Engine
 from vilau_unified_lm.generation.prompts import left_padded
-from vilau_unified_lm.generation.sampling import Sampling
+from vilau_unified_lm.generation.request import TextEvent
+from vilau_unified_lm.generation.sampling import Sampling, text_seed, uniform_draws
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import pack
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -31,17 +33,6 @@ def asked(builder: DocumentBuilder) -> list[Document]:
         builder.question_prompt(random_codes(1), "is there a large blue star at the top left?"),
         Document((TextSegment((1,), supervised=False),)),
     ]
-
-
-@torch.no_grad()
-def write_slowly(model: UnifiedLM, prompt: Document, count: int) -> list[int]:
-    """Greedy text ids, the whole sequence again for each."""
-    ids: list[int] = []
-    for _ in range(count):
-        written = TextSegment(tuple(ids), supervised=False)
-        hidden = last_hidden(model, Document((*prompt.segments, written)))
-        ids.append(int(model.llm.lm_head(hidden).argmax()))
-    return ids
 
 
 def test_greedy_writing_equals_the_reference_without_caches(engine: Engine, asked: list[Document]) -> None:
@@ -103,6 +94,27 @@ def test_every_token_has_a_random_number_of_its_own(vocabulary: Vocabulary, aske
 def test_guidance_does_not_apply_to_text(engine: Engine, asked: list[Document]) -> None:
     plain = engine.write(asked, -1, 5, Sampling(guidance=1.0), [1, 2, 3, 4])
     assert engine.write(asked, -1, 5, Sampling(guidance=5.0), [1, 2, 3, 4]) == plain
+
+
+def test_tells_of_each_token_and_of_no_closing_one(engine: Engine, asked: list[Document]) -> None:
+    whole = [write_slowly(engine.model, prompt, TOKENS) for prompt in asked]
+    end = whole[0][3]
+    told: list[TextEvent] = []
+    written = engine.write(asked, end, TOKENS, GREEDY, range(len(asked)), told.append)
+    for row, ids in enumerate(written):
+        mine = [event.ids for event in told if event.sample == row]
+        assert mine == [ids[: length + 1] for length in range(len(ids))]
+    assert len(written[0]) <= 3
+
+
+def test_text_and_pictures_of_a_seed_have_nothing_in_common() -> None:
+    device = torch.device("cpu")
+    seeds = [0, 1, 2, -1, 2**31]
+    others = [text_seed(seed) for seed in seeds]
+    assert len({*seeds, *others}) == 2 * len(seeds)
+    pictures, texts = uniform_draws(seeds, 4000, device), uniform_draws(others, 4000, device)
+    correlation = torch.corrcoef(torch.cat([pictures, texts]))
+    assert (correlation - torch.eye(2 * len(seeds))).abs().max() < 0.1
 
 
 def test_left_padding_moves_whole_rows(asked: list[Document]) -> None:

@@ -79,6 +79,7 @@ def test_embeddings_depend_on_the_code_alone_and_sum_up_to_the_features(settings
     rows = quantizer.embed(every)  # [K, D, C]
     for depth in range(quantizer.depth):
         torch.testing.assert_close(embeddings[..., depth, :], rows[output.codes[..., depth], depth])
+        assert torch.equal(quantizer.embed_depth(output.codes[..., depth], depth), embeddings[..., depth, :])
         distinct = torch.unique(rows[:, depth], dim=0)
         assert len(distinct) == quantizer.codebook_size, "no two codes mean the same"
 

@@ -162,10 +162,11 @@ def draw(
     run: Run,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw, in plain words.")],
     output: Output = Path("out.png"),
+    negative: Annotated[str, typer.Option(help="What the picture should not show; see --guidance.")] = "",
     count: Annotated[int, typer.Option(help="How many pictures to draw.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pictures.")] = 0,
     guidance: Annotated[
-        float | None, typer.Option(help=f"How far to go from the blank prompt{AS_TRAINED}.")
+        float | None, typer.Option(help=f"How far to go from the blank or negative prompt{AS_TRAINED}.")
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help=f"0 takes the likeliest code{AS_TRAINED}.")
@@ -188,6 +189,7 @@ def draw(
     written = _use(USE_MODULE, "draw")(
         run=run,
         prompt=prompt,
+        negative=negative,
         output=output,
         count=count,
         seed=seed,

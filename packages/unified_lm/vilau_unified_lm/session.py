@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vilau_common.errors import UserError
 from vilau_common.images import Picture, to_array, to_tensor
-from vilau_unified_lm.document import DocumentBuilder
+from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
 from vilau_unified_lm.generation.engine import GREEDY, Engine
+from vilau_unified_lm.generation.loop import Listener
+from vilau_unified_lm.generation.request import Begin, Event, PictureEvent, Request, TextPart
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.model import UnifiedLM, load_unified_lm
 from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.clip import load_text_tokenizer
 
+# What is not drawn yet.
+GREY = 128
+
+Watcher = Callable[[int, Picture, float], None]
+"""(index of the prompt, the picture so far uint8 [H, W, 3], the share of it that is drawn)."""
+
 
 class Session:
     """Model, text tokenizer and engine together."""
 
-    def __init__(self, model: UnifiedLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: UnifiedLM, tokenizer: PreTrainedTokenizerBase, compile: str = "none") -> None:
+        """compile: as the engine's."""
         self.model = model
         self.text_tokenizer = tokenizer
         self.image_tokenizer = model.image_tokenizer
@@ -32,22 +42,31 @@ class Session:
         self.builder = DocumentBuilder(
             tokenizer, Vocabulary.from_tokenizer(tokenizer, books.codebook_size, books.depth)
         )
-        self.engine = Engine(model)
+        self.engine = Engine(model, compile)
 
     @classmethod
-    def open(cls, directory: Path) -> Session:
-        """From an LM's run directory (or its model/). Raises UserError where there is none, or a VILA."""
+    def open(cls, directory: Path, device: str = "cpu", compile: str = "none") -> Session:
+        """From an LM's run directory (or its model/). Raises UserError for no LM or a VILA there, or no such device."""
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device is {device}, but torch finds no GPU here; use device=cpu")
         path = directory / "model" if (directory / "model").is_dir() else directory
         if is_vila(path):
             raise UserError(
                 f"{directory} holds a VILA, which answers questions about pictures but has no codes to draw with"
             )
-        return cls(load_unified_lm(path), load_text_tokenizer(path))
+        model = load_unified_lm(path)
+        model.to(torch.device(device))
+        return cls(model, load_text_tokenizer(path), compile)
 
     def encode(self, pictures: Picture) -> npt.NDArray[np.int64]:
         """uint8 [B, H, W, 3] -> codes int64 [B, h, w, D]."""
         codes: npt.NDArray[np.int64] = self.image_tokenizer.encode(self._images(pictures)).cpu().numpy()
         return codes
+
+    def decode(self, codes: Tensor) -> Picture:
+        """codes int64 [..., h, w, D] -> uint8 [..., H, W, 3]."""
+        flat = to_array(self.image_tokenizer.decode(codes.reshape(-1, *codes.shape[-3:])))
+        return flat.reshape(*codes.shape[:-3], *flat.shape[1:])
 
     def reconstruct(self, pictures: Picture) -> Picture:
         """uint8 [B, H, W, 3] through codes and back."""
@@ -61,13 +80,126 @@ class Session:
         prompts = [self.builder.question_prompt(code, question) for code, question in pairs]
         end = self.builder.chat.end
         rows = self.engine.write(prompts, end, max_tokens, GREEDY, [0] * len(prompts))
-        return [self.text_tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+        return [self.text(row) for row in rows]
 
-    def draw(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> Picture:
-        """uint8 [B, H, W, 3], one picture a prompt, each with its own seed."""
+    def draw(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        negative: str = "",
+        watch: Watcher | None = None,
+    ) -> Picture:
+        """uint8 [B, H, W, 3], one picture a prompt, each with its own seed.
+
+        negative: what guidance leads away from; empty: the blank prompt. watch: told of each row of positions.
+        """
         documents = [self.builder.drawing_prompt(prompt) for prompt in prompts]
-        codes = self.engine.draw(documents, self.builder.drawing_prompt(""), sampling, seeds)
-        return to_array(self.image_tokenizer.decode(codes))
+        away = self.builder.drawing_prompt(negative)
+        listener = None if watch is None else self._watching(watch)
+        return self.decode(self.engine.draw(documents, away, sampling, seeds, listener))
+
+    def film(
+        self,
+        prompts: Sequence[str],
+        frames: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        negative: str = "",
+        watch: Watcher | None = None,
+    ) -> Picture:
+        """uint8 [B, frames, H, W, 3], one video a prompt; else as `draw`. watch: sees the frame that is drawn."""
+        documents = [self.builder.filming_prompt(prompt) for prompt in prompts]
+        away = self.builder.filming_prompt(negative)
+        listener = None if watch is None else self._watching(watch)
+        return self.decode(self.engine.film(documents, away, frames, sampling, seeds, listener))
+
+    def generate(
+        self,
+        prompts: Sequence[Document],
+        positions: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        *,
+        text: Sampling = GREEDY,
+        frames: int = 8,
+        stop: Sequence[str] = (),
+        on_event: Listener | None = None,
+    ) -> list[list[str | Picture]]:
+        """What follows each prompt, text and pictures as the model decides, at most so many positions.
+
+        Images are uint8 [H, W, 3], videos [frames, H, W, 3]. A text ends before any of the strings in `stop`, and its
+        sample with it.
+        """
+        blank = self.builder.drawing_prompt("")
+        requests = [
+            Request(
+                prompt=prompt,
+                negative=blank,
+                begin=self._begins(prompt),
+                seed=seed,
+                positions=positions,
+                frames=frames,
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        vocabulary = self.builder.vocabulary
+        answers = self.engine.generate(
+            requests,
+            visual=sampling,
+            text=text,
+            ends={vocabulary.end, self.builder.chat.end},
+            marks=vocabulary,
+            stop=(lambda _, ids: any(word in self.text(ids) for word in stop)) if stop else None,
+            on_event=on_event,
+        )
+        results: list[list[str | Picture]] = []
+        for answer in answers:
+            results.append([])
+            for part in answer.parts:
+                if isinstance(part, TextPart):
+                    results[-1].append(_before(self.text(part.ids), stop))
+                else:
+                    results[-1].append(self.decode(part.codes))
+        return results
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text ids in words."""
+        words: str = self.text_tokenizer.decode(ids, skip_special_tokens=True)
+        return words.strip()
+
+    def preview(self, codes: Tensor) -> Picture:
+        """A picture as far as it is drawn, codes int64 [t, D] with t >= 1; uint8 [H, W, 3], the rest is grey."""
+        height, width = self.image_tokenizer.grid
+        place = torch.arange(height * width, device=codes.device)
+        # The decoder wants a whole picture; the rest goes on as the last position.
+        whole = codes[place.clamp(max=len(codes) - 1)].view(height, width, -1)
+        picture = self.decode(whole)
+        side = np.array(picture.shape[:2])
+        rows, columns = (np.arange(n) * cells // n for n, cells in zip(side, (height, width), strict=True))
+        picture[rows[:, None] * width + columns >= len(codes)] = GREY
+        return picture
+
+    def _watching(self, watch: Watcher) -> Listener:
+        height, width = self.image_tokenizer.grid
+
+        def listen(event: Event) -> None:
+            if isinstance(event, PictureEvent) and len(event.codes) % width == 0:
+                frame = (len(event.codes) - 1) // (height * width) * height * width
+                share = len(event.codes) / event.positions
+                watch(event.sample, self.preview(event.codes[frame:]), share)
+
+        return listen
+
+    def _begins(self, prompt: Document) -> Begin:
+        vocabulary, last = self.builder.vocabulary, prompt.segments[-1]
+        begins = {vocabulary.image_start: Begin.IMAGE, vocabulary.video_start: Begin.VIDEO}
+        return begins.get(last.ids[-1], Begin.TEXT) if isinstance(last, TextSegment) else Begin.TEXT
 
     def _images(self, pictures: Picture) -> Tensor:
         return to_tensor(pictures).to(self.model.device)
+
+
+def _before(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of these strings."""
+    return text[: min((text.index(word) for word in stop if word in text), default=len(text))]

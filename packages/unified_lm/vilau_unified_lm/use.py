@@ -35,6 +35,7 @@ def draw(
     *,
     run: Path,
     prompt: str,
+    negative: str,
     output: Path,
     count: int,
     seed: int,
@@ -43,7 +44,10 @@ def draw(
     top_k: int | None,
     top_p: float | None,
 ) -> list[Path]:
-    """`count` pictures of a prompt with the seeds seed, seed + 1, …; returns the files. None: as evaluated."""
+    """`count` pictures of a prompt with the seeds seed, seed + 1, …; returns the files.
+
+    negative: what guidance leads away from; empty: the blank prompt. None: as evaluated.
+    """
     evaluated = evaluated_sampling(run)
     sampling = Sampling(
         guidance=evaluated.guidance if guidance is None else guidance,
@@ -52,7 +56,7 @@ def draw(
         top_p=evaluated.top_p if top_p is None else top_p,
     )
     session = open_run(run)
-    pictures = session.draw([prompt] * count, sampling, [seed + index for index in range(count)])
+    pictures = session.draw([prompt] * count, sampling, [seed + index for index in range(count)], negative)
     paths = [output if count == 1 else output.with_stem(f"{output.stem}_{index}") for index in range(count)]
     for path, picture in zip(paths, pictures, strict=True):
         enlarged(picture).save(path)

@@ -51,5 +51,9 @@ class ImageTokenizer(ABC):
         """
 
     @abstractmethod
+    def embed_depth(self, codes: Tensor, depth: int) -> Tensor:
+        """codes int64 [...] at one depth -> their embeddings, float [..., C]: what `embed_codes` has at that depth."""
+
+    @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 [B, h, w, D] -> images float32 [B, 3, H, W] in [-1, 1]."""

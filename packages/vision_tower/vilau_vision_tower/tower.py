@@ -115,6 +115,9 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
     def embed_codes(self, codes: Tensor) -> Tensor:
         return self.quantizer.embed(codes)
 
+    def embed_depth(self, codes: Tensor, depth: int) -> Tensor:
+        return self.quantizer.embed_depth(codes, depth)
+
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         pixels: Tensor = self.decoder(self.quantizer.dequantize(codes).permute(0, 3, 1, 2))

@@ -12,18 +12,23 @@ from vilau_unified_lm.document import Document
 from vilau_unified_lm.packing import MixedSequence, pack
 
 
-def left_padded(prompts: Sequence[Document], depth: int, context: int, to_come: int) -> MixedSequence:
+def left_padded(
+    prompts: Sequence[Document], depth: int, context: int, to_come: int | Sequence[int]
+) -> MixedSequence:
     """One prompt a row; `document_ids` is 0 at the padding in front.
 
-    Raises UserError where a prompt and the `to_come` places after it exceed the model's context.
+    to_come: how many places follow, after all prompts or after each. Raises UserError where they and their prompt
+    exceed the model's context.
     """
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
-    if longest + to_come > context:
-        raise UserError(
-            f"a prompt has {longest} positions and {to_come} are to follow, but the model's context holds {context}; "
-            "shorten the prompt"
-        )
+    following = [to_come] * len(prompts) if isinstance(to_come, int) else to_come
+    for length, after in zip(lengths, following, strict=True):
+        if length + after > context:
+            raise UserError(
+                f"a prompt has {length} positions and {after} are to follow, but the model's context holds {context}; "
+                "shorten the prompt"
+            )
     batch = pack([[prompt] for prompt in prompts], longest, depth)
 
     # Moving whole rows keeps the order of visual positions, so codes and grid_index stay as they are.

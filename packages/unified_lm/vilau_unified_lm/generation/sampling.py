@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,16 +20,21 @@ from vilau_common.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """temperature: 0 takes the most likely token; top_k: keep that many (None: all); top_p: keep the smallest set
-    whose share reaches it; guidance: classifier-free guidance scale, 1 is none. Defaults: VILA-U's."""
+    whose share reaches it; guidance: classifier-free guidance scale, 1 is none; depth_temperatures: of a visual
+    position's D codes, in the place of `temperature`. Defaults: VILA-U's."""
 
     temperature: float = 1.0
     top_k: int | None = 900
     top_p: float = 0.96
     guidance: float = 3.0
+    depth_temperatures: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature is {self.temperature}; it must be 0 (most likely token) or above")
+        for temperature in (self.temperature, *(self.depth_temperatures or ())):
+            if not 0 <= temperature < math.inf:
+                raise UserError(f"temperature is {temperature}; it must be 0 (most likely token) or above")
+        if self.depth_temperatures is not None:
+            object.__setattr__(self, "depth_temperatures", tuple(self.depth_temperatures))
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k is {self.top_k}; keep at least 1 token, or leave it out to keep all")
         if not 0 < self.top_p <= 1:
@@ -36,14 +42,28 @@ class Sampling:
         if not 0 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}; it must be 0 or above (1 is none)")
 
+    def by_depth(self, depth: int) -> list[Sampling]:
+        """The settings of each of a position's `depth` codes. Raises UserError for another number of temperatures."""
+        temperatures = self.depth_temperatures
+        if temperatures is None:
+            return [self] * depth
+        if len(temperatures) != depth:
+            raise UserError(
+                f"there are {len(temperatures)} depth temperatures, but a visual position has {depth} codes; "
+                "give one for each"
+            )
+        return [replace(self, temperature=value, depth_temperatures=None) for value in temperatures]
+
 
 def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """logits float [N, K], uniform float [N] in [0, 1) -> int64 [N]."""
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    ordered, order = logits.float().sort(dim=-1, descending=True)
-    if sampling.top_k is not None:
-        ordered, order = ordered[:, : sampling.top_k], order[:, : sampling.top_k]
+    logits = logits.float()
+    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
+        ordered, order = logits.topk(sampling.top_k, dim=-1)  # a codebook of 16,384 takes long to sort
+    else:
+        ordered, order = logits.sort(dim=-1, descending=True)
     # Counted from the largest, the quotient overflows to nothing worse than -inf, however low the temperature.
     share = ((ordered - ordered[:, :1]) / sampling.temperature).softmax(dim=-1)
     before = share.cumsum(dim=-1) - share
@@ -66,3 +86,8 @@ def uniform_draws(seeds: Sequence[int], count: int, device: torch.device) -> Ten
     """float [len(seeds), count] in [0, 1): row i from a generator of its own, seeded with seeds[i]."""
     rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
+
+
+def text_seed(seed: int) -> int:
+    """The seed of a sample's text: its numbers must have nothing to do with those of the same sample's pictures."""
+    return int(np.random.SeedSequence((abs(seed), int(seed < 0), 1)).generate_state(1, np.uint64)[0] >> 1)

@@ -10,9 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from vilau_common.pictures import Picture, centre_square
 from vilau_unified_lm.document import Document, DocumentBuilder
-from vilau_unified_lm.generation.decoding import Decoding, write_text
+from vilau_unified_lm.generation.decoding import Decoding, dense_attention
 from vilau_unified_lm.generation.engine import GREEDY
+from vilau_unified_lm.generation.loop import Loop, text_ids
 from vilau_unified_lm.generation.prompts import left_padded
+from vilau_unified_lm.generation.request import Request
+from vilau_unified_lm.generation.row import Row
 from vilau_unified_lm.vila.data import (
     NUMBER_DEPTH,
     PictureBatch,
@@ -55,6 +58,11 @@ class VilaSession:
         sequence = left_padded(prompts, NUMBER_DEPTH, context, max_tokens)
         pixels = stacked([centre_square(picture, size) for picture in pictures], size)
         batch = PictureBatch(sequence, pixels).to(model.device)
-        state = Decoding(model.llm, batch.sequence, model.embed(batch))
-        end = self.builder.chat.end
-        return write_text(state, end, max_tokens, GREEDY, [0] * len(prompts))
+        ends = (self.builder.chat.end,)
+        rows = [
+            Row(index, Request(prompt=prompt, seed=0, positions=max_tokens), model.places, ends, None, None)
+            for index, prompt in enumerate(prompts)
+        ]
+        with dense_attention(model.llm):
+            state = Decoding.of(model.llm, batch.sequence, model.embed(batch), max_tokens)
+            return [text_ids(written) for written in Loop(state, rows, GREEDY).run()]

@@ -91,6 +91,12 @@ class Quantizer(nn.Module, ABC):
     def embed(self, codes: Tensor) -> Tensor:
         """int64 [..., D] -> embeddings of each code, float32 [..., D, code_width]."""
 
+    def embed_depth(self, codes: Tensor, depth: int) -> Tensor:
+        """int64 [...], codes at one depth -> their embeddings, float32 [..., code_width]."""
+        stacks = codes.new_zeros(*codes.shape, self.depth)
+        stacks[..., depth] = codes
+        return self.embed(stacks)[..., depth, :]
+
     def dequantize(self, codes: Tensor) -> Tensor:
         """int64 [..., D] -> z_q float [..., width]: the summed embeddings, projected back to the encoder's width."""
         return self.project_out(self.embed(codes).sum(dim=-2))

@@ -225,10 +225,11 @@ class SimVqQuantizer(LibraryQuantizer):
         )
 
     def embed(self, codes: Tensor) -> Tensor:
-        # As the library's `get_codes_from_indices`, which maps all K codes first.
-        with full_float32(codes.device):
-            rows = [
-                layer.code_transform(F.embedding(code, layer.frozen_codebook))
-                for layer, code in zip(self.library.layers, codes.unbind(dim=-1), strict=True)
-            ]
+        rows = [self.embed_depth(code, depth) for depth, code in enumerate(codes.unbind(dim=-1))]
         return torch.stack(rows, dim=-2)
+
+    def embed_depth(self, codes: Tensor, depth: int) -> Tensor:
+        # As the library's `get_codes_from_indices`, which maps all K codes first.
+        layer = self.library.layers[depth]
+        with full_float32(codes.device):
+            return layer.code_transform(F.embedding(codes, layer.frozen_codebook))

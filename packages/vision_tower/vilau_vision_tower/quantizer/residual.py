@@ -180,6 +180,9 @@ class ResidualQuantizer(Quantizer):
         books = torch.arange(len(self.codebooks), device=codes.device)  # one of each depth, or one for all
         return F.embedding(books * self.codebook_size + codes, self.codebooks.flatten(0, 1))
 
+    def embed_depth(self, codes: Tensor, depth: int) -> Tensor:
+        return F.embedding(codes, self.codebooks[self.book_of(depth)])
+
     @torch.no_grad()
     def _approximate(self, vectors: Tensor) -> Approximation:
         """The codes of vectors float [N, C], depth by depth."""
