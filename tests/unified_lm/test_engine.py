@@ -59,7 +59,7 @@ def draw_slowly(model: UnifiedLM, prompt: Document, blank: Document, guidance: f
                 picture = ImageSegment(drawn.numpy(), supervised=False)
                 hidden = last_hidden(model, Document((*start.segments, picture)))
                 embeddings = model.image_tokenizer.embed_codes(position)
-                logits.append(model.depth(hidden.unsqueeze(0), embeddings)[0, level])
+                logits.append(model.depth.logits(model.depth(hidden.unsqueeze(0), embeddings))[0, level])
             position[0, level] = (guidance * logits[0] + (1 - guidance) * logits[1]).argmax()
         drawn = torch.cat([drawn, position])
     return drawn
