@@ -102,8 +102,9 @@ bench: $(STAMP)  ## run benchmarks/*.py (BENCH=name for one)
 # --- checks ----------------------------------------------------------------------------------------------------
 
 # pytest runs last, so that its closing line is the last one.
+# A test keeps to one thread, and a file's tests to one process: they share what it builds.
 test: lint  ## lint, then every test (ARGS="-k codes" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -37,7 +37,9 @@ TOY = (
     SiglipVisionConfig(
         image_size=36, patch_size=12, **{**encoder_size(64, 128, 3), "num_attention_heads": 4}
     ),
-    SiglipTextConfig(vocab_size=500, **{**encoder_size(32, 64, 2), "num_attention_heads": 4}),
+    SiglipTextConfig(
+        vocab_size=500, projection_size=64, **{**encoder_size(32, 64, 2), "num_attention_heads": 4}
+    ),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_backbones import FAMILIES, PADDING, save_backbone
-from tiny_lm import CAPTIONS, CONTEXT, QUESTIONS, D, K, lm_config, make_tower, random_codes
+from tiny_lm import CAPTIONS, CONTEXT, QUESTIONS, D, K, lm_config, make_tower, objective, random_codes
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from vilau_common.config import load_config
@@ -39,6 +39,8 @@ from vilau_vision_tower.clip import load_text_tokenizer
 CONF = Path(__file__).parents[2] / "conf"
 LLAMA_2_7B = LlamaConfig(vocab_size=32000, max_position_embeddings=4096, rms_norm_eps=1e-5)  # its config.json
 
+SETTING = "lm.text_tokenizer"
+
 
 def settings(backbone: BackboneConfig, **changes: Any) -> LmConfig:
     config = lm_config()
@@ -50,7 +52,7 @@ def unified(directory: Path) -> tuple[UnifiedLM, PretrainedBackbone, Vocabulary]
     config = settings(PretrainedBackboneConfig(pretrained=str(directory)))
     pretrained = find_pretrained(config.backbone)
     assert pretrained is not None
-    vocabulary = Vocabulary.from_tokenizer(text_tokenizer(config, pretrained), K, D)
+    vocabulary = Vocabulary.from_tokenizer(text_tokenizer(config.text_tokenizer, pretrained, SETTING), K, D)
     return build_lm(config, make_tower(), vocabulary, pretrained).eval(), pretrained, vocabulary
 
 
@@ -73,7 +75,7 @@ def test_text_alone_gets_the_logits_of_the_library(saved: tuple[PreTrainedModel,
     batch = pack([documents[:2], documents[2:]], length, D)
     old = load_text_tokenizer(directory)
     with torch.no_grad():
-        packed = model(batch).text_logits
+        packed = model.logits(batch).text
         alone = []
         for document in documents:
             ids = torch.tensor([[id_ for segment in document.segments for id_ in segment.ids]])
@@ -116,7 +118,7 @@ def test_trains_saves_and_loads(saved: tuple[PreTrainedModel, Path], tmp_path_fa
     parameters = [weight for group in task.parameter_groups() for weight in group.parameters]
     before = [weight.detach().clone() for weight in parameters]
     optimizer = torch.optim.Adam(parameters, lr=0.01)
-    model(batch).loss.total.backward()
+    objective(model, batch).total.backward()
     optimizer.step()
     assert all(not torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
     directory = tmp_path_factory.mktemp("saved")
@@ -124,7 +126,7 @@ def test_trains_saves_and_loads(saved: tuple[PreTrainedModel, Path], tmp_path_fa
     loaded, tokenizer = load_unified_lm(directory), load_text_tokenizer(directory)
     assert tokenizer.get_vocab() == pretrained.tokenizer.get_vocab()
     with torch.no_grad():
-        assert torch.equal(loaded(batch).text_logits, model(batch).text_logits)
+        assert torch.equal(loaded.logits(batch).text, model.logits(batch).text)
     engine = Engine(loaded)
     codes = engine.draw([builder.drawing_prompt("a star")], builder.drawing_prompt(""), GREEDY, [0])
     assert codes.shape == (1, 3, 3, D)
@@ -184,11 +186,11 @@ def test_a_text_tokenizer_belongs_to_a_backbone_from_scratch(tmp_path: Path) -> 
     save_backbone(tmp_path, "llama")
     config = settings(PretrainedBackboneConfig(pretrained=str(tmp_path)), text_tokenizer=str(tmp_path))
     with pytest.raises(UserError, match="a pretrained backbone brings its own: set lm.text_tokenizer=null"):
-        text_tokenizer(config, find_pretrained(config.backbone))
+        text_tokenizer(config.text_tokenizer, find_pretrained(config.backbone), SETTING)
     with pytest.raises(
         UserError, match="lm.text_tokenizer has no value, and a backbone from scratch needs one"
     ):
-        text_tokenizer(settings(lm_config().backbone), None)
+        text_tokenizer(None, None, SETTING)
 
 
 # --- from scratch -----------------------------------------------------------------------------------------------
@@ -285,7 +287,9 @@ def test_llama2_7b_has_a_depth_transformer_of_527_million(tmp_path: Path) -> Non
     )
     pretrained = find_pretrained(config.lm.backbone)
     assert pretrained is not None
-    vocabulary = Vocabulary.from_tokenizer(text_tokenizer(config.lm, pretrained), 16384, 4)
+    vocabulary = Vocabulary.from_tokenizer(
+        text_tokenizer(config.lm.text_tokenizer, pretrained, SETTING), 16384, 4
+    )
     tower = make_tower().config.to_dict()
     vision = {**tower["vision_config"], "hidden_size": 1024, "num_attention_heads": 16}
     tower = {
@@ -393,5 +397,5 @@ def test_smollm2_of_the_package_knows_its_language(tmp_path: Path) -> None:
     ):
         with torch.no_grad():
             document = builder.text(text)
-            losses.append(model(pack([[document]], len(document), D)).loss.text.item())
+            losses.append(objective(model, pack([[document]], len(document), D)).text.item())
     assert losses[0] < 4 < losses[1]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_backbones import save_backbone
-from tiny_lm import CONTEXT, D, K, all_forms, assert_same_state, lm_config, make_tower, state_of
+from tiny_lm import CONTEXT, D, K, all_forms, assert_same_state, lm_config, make_tower, objective, state_of
 from tiny_run import config_for
 from transformers import AutoModelForCausalLM
 
@@ -53,7 +53,7 @@ def train_some(model: UnifiedLM, task: UnifiedTask, batch: MixedSequence, rate: 
     optimizer = torch.optim.Adam(parameters, lr=rate)
     for _ in range(3):
         optimizer.zero_grad()
-        model(batch).loss.total.backward()
+        objective(model, batch).total.backward()
         optimizer.step()
 
 
@@ -98,7 +98,7 @@ def test_the_merged_model_says_what_the_adapted_one_did_and_loads_without_peft(
     task = UnifiedTask(model, pretrained.tokenizer, adapters=adapters)
     train_some(model, task, batch)
     with torch.no_grad():
-        before = model(batch)
+        before = model.logits(batch)
     plain = pretrained.load(Vocabulary.from_tokenizer(pretrained.tokenizer, K, D)).eval()
     ids = batch.token_ids[2:3, :20]
     with torch.no_grad():
@@ -111,9 +111,9 @@ def test_the_merged_model_says_what_the_adapted_one_did_and_loads_without_peft(
     assert not [name for name in loaded.state_dict() if "lora" in name or "token_adapter" in name]
     with torch.no_grad():
         for merged in (model.eval(), loaded):
-            after = merged(batch)
-            torch.testing.assert_close(after.text_logits, before.text_logits, rtol=0, atol=1e-5)
-            torch.testing.assert_close(after.visual_logits, before.visual_logits, rtol=0, atol=1e-5)
+            after = merged.logits(batch)
+            torch.testing.assert_close(after.text, before.text, rtol=0, atol=1e-5)
+            torch.testing.assert_close(after.visual, before.visual, rtol=0, atol=1e-5)
     # The adapters by themselves are PEFT's own files.
     import peft
 

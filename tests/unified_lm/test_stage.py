@@ -142,7 +142,7 @@ def test_parts_learn_at_rates_of_their_own(vocabulary: Vocabulary, tokenizer: An
     model = make_model(vocabulary)
     rates = PartRates(backbone=0.25, projector=2.0, depth=0.0)
     freeze(model, rates)
-    groups = UnifiedTask(model, tokenizer, rates).parameter_groups()
+    groups = UnifiedTask(model, tokenizer, rates=rates).parameter_groups()
     names = {id(weight): name for name, weight in model.named_parameters()}
     seen: dict[str, set[float]] = {}
     for group in groups:

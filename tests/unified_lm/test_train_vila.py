@@ -147,7 +147,7 @@ def test_mistakes_are_told_and_do_not_claim_the_directory(ready: Path, tmp_path:
         (replace(config, data=replace(data, directory=missing)), "data set not prepared: .*nowhere"),
         (
             replace(config, data=replace(data, row_length=97)),
-            "data.row_length is 97, but vila.backbone.context holds 96",
+            "data.row_length is 97, but the backbone's context holds 96",
         ),
         (replace(config, vila=replace(vila, backbone=replace(vila.backbone, heads=5))), "not a multiple of"),
         (replace(config, data=replace(data, mixture=MixtureConfig())), "draws none"),

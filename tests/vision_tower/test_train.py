@@ -326,10 +326,13 @@ def test_lpips_weights_may_move_but_not_change(config: TrainTowerConfig, tmp_pat
         return dataclasses.replace(config, loss=TowerLossConfig(perceptual=perceptual))
 
     config.training = training_config(steps=1)
-    train_tower(with_trunk("here.pth", 0.01))
-    assert train_tower(with_trunk("there.pth", 0.01)).already_finished
+    here = with_trunk("here.pth", 0.01)
+    train_tower(here)
+    there = with_trunk("there.pth", 0.02)
     with pytest.raises(UserError, match=r'another configuration \(lpips_fingerprint "\w+" -> "\w+"\)'):
-        train_tower(with_trunk("there.pth", 0.02))
+        train_tower(there)
+    (tmp_path / "here.pth").rename(tmp_path / "there.pth")
+    assert train_tower(there).already_finished
 
 
 def test_the_contrastive_loss_can_go_on_where_the_clips_stopped(
