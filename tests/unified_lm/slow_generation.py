@@ -36,7 +36,7 @@ def draw_slowly(
             # All depths anew for each code: those after it are not looked at.
             embeddings = model.image_tokenizer.embed_codes(position)
             conditional, unconditional = (
-                model.depth(state.unsqueeze(0), embeddings)[:, level] for state in hidden
+                model.depth.logits(model.depth(state.unsqueeze(0), embeddings))[:, level] for state in hidden
             )
             logits = sampling.guidance * conditional + (1 - sampling.guidance) * unconditional
             settings = Sampling(
