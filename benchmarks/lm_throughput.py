@@ -158,19 +158,19 @@ class Pictured:
 class PaddedEncoder(SampleEncoder[Pictured, Pictured, PaddedBatch]):
     """Stored pictures -> documents as the LM's own encoder makes them, one a row.
 
-    split: every branch of a document becomes one of its own, with the trunk before it.
+    one_branch: every branch of a document becomes one of its own, with the trunk before it.
     """
 
-    def __init__(self, line: Line, split: bool) -> None:
+    def __init__(self, line: Line, one_branch: bool) -> None:
         self.inner = DocumentEncoder(line.config.data, line.tokenizer, line.vocabulary)
-        self.split, self.depth = split, line.vocabulary.depth
+        self.one_branch, self.depth = one_branch, line.vocabulary.depth
         file = io.BytesIO()
         np.save(file, np.zeros((1, *line.tower.grid, self.depth), np.uint16))
         self.no_codes = file.getvalue()
 
     def encode(self, key: str, fields: Mapping[str, bytes], form: str, rng: np.random.Generator) -> Pictured:
         document = self.inner.encode(key, {**fields, CODES_FIELD: self.no_codes}, form, rng)
-        return Pictured(branches(document) if self.split else [document], image_field(fields))
+        return Pictured(branches(document) if self.one_branch else [document], image_field(fields))
 
     def collate(self, rows: Sequence[Pictured]) -> PaddedBatch:
         documents = [document for row in rows for document in row.documents]
