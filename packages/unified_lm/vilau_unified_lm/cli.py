@@ -12,6 +12,7 @@ several processes (torchrun) the first to fail tells why, once for all of them.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. arguments: the command line's own by default."""
     # Read when the hub's client is imported: our own bars tell the stage, theirs would flash between them.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # transformers' own default SigLIP has ids beyond its vocabulary, and says so each time that it compares with it.
+    logging.getLogger("transformers.configuration_utils").setLevel(logging.ERROR)
     try:
         # A status for --help and the like; our own commands return nothing.
         status = app(None if arguments is None else list(arguments), standalone_mode=False, prog_name="vilau")
