@@ -120,6 +120,31 @@ def disc(radius: float) -> npt.NDArray[np.float64]:
     return np.clip(0.5 - (np.hypot(x - 16, y - 16) - radius), 0, 1)[None, ..., None]
 
 
+RED = (255, 0, 0)
+
+
+def shape_of(covered: npt.NDArray[np.bool_], colour: tuple[int, int, int] = RED) -> npt.NDArray[np.uint8]:
+    """One picture of the pixels `covered`, bool [32, 32]."""
+    image = canvas()
+    image[0, covered] = colour
+    return image
+
+
+def around(y: float = 16, x: float = 16) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Every pixel's distance below and to the right of a point."""
+    rows, columns = np.mgrid[0:32, 0:32] + 0.5
+    return rows - y, columns - x
+
+
+def test_an_edge_may_be_a_pixel_off(easy_vqa_world: EasyVqaWorld) -> None:
+    y, x = around()
+    leaning = (np.abs(y) < 6) & (np.abs(x + 0.12 * y) < 5)
+    ragged = (np.abs(y) < 6) & (np.abs(x) < np.where(np.floor(y) % 3 == 0, 6, 5))
+    flattened = (np.hypot(y, x) < 6.5) & (y > -5.6)
+    for covered, shape in ((leaning, "rectangle"), (ragged, "rectangle"), (flattened, "circle")):
+        assert easy_vqa_world.read(shape_of(covered)) == [Scene((SceneObject(shape, "red"),))]
+
+
 def test_verifier_reads_a_plain_rectangle_and_nothing(easy_vqa_world: EasyVqaWorld) -> None:
     box = (slice(10, 20), slice(8, 22), (0, 128, 128))
     assert easy_vqa_world.read(canvas(box)) == [Scene((SceneObject("rectangle", "teal"),))]
@@ -143,6 +168,24 @@ def test_verifier_reads_a_plain_rectangle_and_nothing(easy_vqa_world: EasyVqaWor
             .clip(0, 255)
             .astype(np.uint8),
             id="half rectangle, half circle",
+        ),
+        pytest.param(shape_of(np.abs(around()[0]) + np.abs(around()[1]) < 8), id="a diamond"),
+        pytest.param(shape_of(np.abs(np.hypot(*around()) - 6) < 2), id="a ring"),
+        pytest.param(
+            shape_of((np.minimum(*np.abs(around())) < 2.5) & (np.maximum(*np.abs(around())) < 8)),
+            id="a cross",
+        ),
+        pytest.param(shape_of((np.hypot(*around()) < 8) & (around()[0] > 0)), id="half a disc"),
+        pytest.param(
+            shape_of((np.abs(around()[1]) < 8) & (np.abs(around()[0]) < 5) & (np.abs(around()[1]) > 1)),
+            id="a rectangle in two",
+        ),
+        pytest.param(
+            shape_of((np.hypot(*around()) < 6) | (np.maximum(*np.abs(around(4, 27))) < 1)), id="a stray mark"
+        ),
+        pytest.param(
+            shape_of((np.abs(around()[0]) < 6) & (2 * np.abs(around()[1]) < 6 - around()[0])),
+            id="a triangle on its head",
         ),
     ],
 )

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -18,6 +19,13 @@ def local_mean(maps: FloatArray) -> FloatArray:
     tall = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
     total = tall[..., :-2] + tall[..., 1:-1] + tall[..., 2:]
     return np.asarray(total / 9, dtype=np.float32)
+
+
+def local_extremes(maps: FloatArray, reach: int) -> tuple[FloatArray, FloatArray]:
+    """Least and greatest value within `reach` pixels, diagonals too, of maps [..., h, w]: the same shape each."""
+    padded = np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(reach, reach)] * 2, mode="edge")
+    windows = sliding_window_view(padded, (2 * reach + 1, 2 * reach + 1), axis=(-2, -1))
+    return windows.min(axis=(-2, -1)), windows.max(axis=(-2, -1))
 
 
 def largest_local_mean(values: FloatArray) -> FloatArray:
