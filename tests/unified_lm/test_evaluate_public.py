@@ -359,7 +359,7 @@ def test_mistakes_are_told_before_the_model_is_asked(
         (tmp_path / "no", {}, f"there is no run directory {tmp_path / 'no'}"),
         (line, {}, "no data set is named; name one, such as vqav2.directory="),
         (vila, {"geneval": geneval}, "holds a VILA, which draws nothing"),
-        (line, {"pope": pope}, "pope: 1 ids come more than once, such as random/1"),
+        (line, {"pope": pope}, "pope: the id random/1 comes more than once"),
         (line, {"text": TextConfig(file=str(tmp_path / "no.txt"))}, "there is no such file"),
         (
             line,

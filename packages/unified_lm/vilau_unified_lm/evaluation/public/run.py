@@ -71,8 +71,10 @@ def evaluate_public(config: EvaluatePublicConfig) -> Numbers:
         raise UserError(
             f"{drawing[0][0].name} is to be drawn, but {directory} holds a VILA, which draws nothing"
         )
-    for named in (*asking, *drawing):
-        _check_ids(*named)
+    for questions, listed in asking:
+        _check_ids(questions.name, [question.id for question in listed])
+    for prompts, drawn in drawing:
+        _check_ids(prompts.name, [prompt.id for prompt in drawn])
     asked = open_asked(directory, config.device, config.compile)
     read = None if content is None else text.windows(asked, content, config.text)
     evaluation = Evaluation(config, asked, weights_fingerprint(model_directory(directory)))
@@ -81,7 +83,7 @@ def evaluate_public(config: EvaluatePublicConfig) -> Numbers:
     for prompts, drawn in drawing:
         evaluation.drawings(prompts, drawn, sampling)
     if read is not None:
-        evaluation.text(read)
+        evaluation.perplexity(read)
     return evaluation.numbers
 
 
@@ -158,7 +160,7 @@ class Evaluation:
 
         self._measured(prompts.name, settings, evaluate, len(listed))
 
-    def text(self, read: text.Text) -> None:
+    def perplexity(self, read: text.Text) -> None:
         """Perplexity of a text, window by window."""
         count = len(read.windows)
         chosen = min(count, self.config.limit or count)
@@ -218,11 +220,11 @@ class Evaluation:
         return texts, network, lacking
 
 
-def _check_ids(named: QuestionSet | PromptSet, listed: Sequence[Question] | Sequence[DrawnPrompt]) -> None:
-    """Raises UserError where two of a set have one id: one would be taken for the other."""
-    twice = [id_ for id_, count in Counter(item.id for item in listed).items() if count > 1]
+def _check_ids(name: str, ids: Sequence[str]) -> None:
+    """Raises UserError where two samples of a set have one id: one would be taken for the other."""
+    twice = [id_ for id_, count in Counter(ids).items() if count > 1]
     if twice:
-        raise UserError(f"{named.name}: {len(twice)} ids come more than once, such as {twice[0]}")
+        raise UserError(f"{name}: the id {twice[0]} comes more than once")
 
 
 def _drawn_lines(prompts: list[DrawnPrompt], seed: int, scores: list[float] | None) -> str:
