@@ -203,7 +203,9 @@ class Evaluation:
         config = self.config
         tower = Path(config.tower or Path(config.directory) / "tower")
         place = (tower / "model" if (tower / "model").is_dir() else tower) / TEXT_ENCODER
-        texts, network, lacking = None, None, {}
+        texts: TextEncoder | None = None
+        network: FeatureNetwork | None = None
+        lacking: dict[str, str] = {}
         if place.is_dir():
             texts = TextEncoder.from_pretrained(place).to(self.asked.device)
         else:
