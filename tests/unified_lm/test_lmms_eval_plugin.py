@@ -175,7 +175,8 @@ def test_what_is_refused(model: Any, plugin: Any, run: Path) -> None:
 
 
 def test_nothing_of_lmms_eval_is_imported_before_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lmms_eval", None)  # importing it would raise
+    for name in ("lmms_eval", "lmms_eval.models.registry_v2"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it would raise
     importlib.reload(lmms_eval_plugin)
     with pytest.raises(ImportError):
         lmms_eval_plugin.manifest()

@@ -95,7 +95,8 @@ def centre_square(picture: Picture, size: int) -> Picture:
 
 def squeezed(picture: Picture, size: int) -> Picture:
     """uint8 [H, W, 3] -> [size, size, 3]: all of the picture, its aspect ratio lost."""
-    return _resized(picture, 0, 0, *picture.shape[:2], size)
+    height, width = picture.shape[:2]
+    return _resized(picture, 0, 0, height, width, size)
 
 
 def random_square(picture: Picture, size: int, smallest_share: float, rng: np.random.Generator) -> Picture:
