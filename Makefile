@@ -26,7 +26,7 @@ CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("
 Python 3.11 or newer: run make setup PYTHON=python3.11, where no older .venv stands" % ((sys.executable,) + tuple(v)))
 
 .PHONY: help setup demo smoke test lint format prepare train-clip train-tower evaluate-tower sweep tokenize train-lm \
-	train-vila evaluate report bench requirements clean
+	train-vila evaluate evaluate-public report bench requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ train-vila: $(STAMP)  ## train VILA, the baseline on a CLIP's continuous feature
 
 evaluate: $(STAMP)  ## evaluate a run and write its results.json
 	@$(BIN)/vilau evaluate $(ARGS)
+
+evaluate-public: $(STAMP)  ## evaluate a run on public data sets (ARGS="directory=… pope.directory=…")
+	@$(BIN)/vilau evaluate-public $(ARGS)
 
 report: $(STAMP)  ## write a run's report/index.html (RUN=runs/demo)
 	@$(BIN)/vilau report $(RUN)

@@ -20,6 +20,7 @@ from vilau_common.pictures import (
     encode_png,
     random_square,
     read_picture,
+    squeezed,
 )
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -202,3 +203,10 @@ def test_a_users_picture_is_opened_or_told(tmp_path: Path) -> None:
         open_image(photo, 8)
     with pytest.raises(UserError, match="cannot be read as a picture"):
         open_image(tmp_path, 8)
+
+
+def test_squeezing_keeps_all_of_the_picture() -> None:
+    image = smooth(40, 120)
+    found = squeezed(image, 40)
+    assert np.abs(found.astype(int) - smooth(40, 40)).max() <= 4
+    assert np.array_equal(squeezed(PICTURE[:5], 5), PICTURE[:5])

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vilau_common.errors import UserError
 
@@ -29,5 +30,10 @@ def weights_fingerprint(path: Path) -> str:
 
 def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
     """Of a text tokenizer's tokens and their ids, 16 hex digits."""
-    text = json.dumps(sorted(vocabulary.items()))
+    return json_fingerprint(sorted(vocabulary.items()))
+
+
+def json_fingerprint(value: Any) -> str:
+    """Of a value of JSON's types, 16 hex digits; the order of lists and keys counts."""
+    text = json.dumps(value)
     return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]

@@ -93,6 +93,12 @@ def centre_square(picture: Picture, size: int) -> Picture:
     return _resized(picture, (height - side) // 2, (width - side) // 2, side, side, size)
 
 
+def squeezed(picture: Picture, size: int) -> Picture:
+    """uint8 [H, W, 3] -> [size, size, 3]: all of the picture, its aspect ratio lost."""
+    height, width = picture.shape[:2]
+    return _resized(picture, 0, 0, height, width, size)
+
+
 def random_square(picture: Picture, size: int, smallest_share: float, rng: np.random.Generator) -> Picture:
     """uint8 [H, W, 3] -> [size, size, 3]: a random part with at least `smallest_share` of the area, resized.
 

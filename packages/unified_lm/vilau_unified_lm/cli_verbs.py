@@ -145,4 +145,12 @@ VERBS = (
         schema="EvaluateConfig",
         function="evaluate",
     ),
+    Verb(
+        name="evaluate-public",
+        summary="Evaluate a unified LM or a VILA on public data sets in their official files.",
+        config="evaluate_public",
+        module="vilau_unified_lm.evaluation.public.run",
+        schema="EvaluatePublicConfig",
+        function="evaluate_public",
+    ),
 )

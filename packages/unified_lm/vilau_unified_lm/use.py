@@ -15,9 +15,9 @@ from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vila.session import VilaSession
 
 
-def open_run(run: Path) -> Session:
-    """The LM of a run: RUN/lm of a whole line, or the LM's own run directory."""
-    return Session.open(run / "lm" if (run / "lm").is_dir() else run)
+def open_run(run: Path, device: str = "cpu", compile: str = "none") -> Session:
+    """The LM of a run: RUN/lm of a whole line, or the LM's own run directory. compile: as the engine's."""
+    return Session.open(run / "lm" if (run / "lm").is_dir() else run, device, compile)
 
 
 def ask(*, run: Path, image: Path, question: str) -> str:

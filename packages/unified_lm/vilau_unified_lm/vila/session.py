@@ -45,6 +45,14 @@ class VilaSession:
         """The likeliest answer to each question about the picture beside it, uint8 [H, W, 3] of any size."""
         places = picture_places(0, self.model.places)
         prompts = [self.builder.question_prompt(places, question) for question in questions]
+        return self.write(prompts, pictures, max_tokens)
+
+    def write(self, prompts: Sequence[Document], pictures: Sequence[Picture], max_tokens: int) -> list[str]:
+        """What follows each prompt, token by token the likeliest.
+
+        pictures: of all prompts, in their order, uint8 [H, W, 3] of any size; they stand at `picture_places`, and a
+        prompt may have any number of them.
+        """
         rows = self._write(prompts, pictures, max_tokens)
         return [self.text_tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
@@ -52,7 +60,7 @@ class VilaSession:
     def _write(
         self, prompts: Sequence[Document], pictures: Sequence[Picture], max_tokens: int
     ) -> list[list[int]]:
-        """Text ids after each prompt, which has one picture."""
+        """Text ids after each prompt."""
         model, size = self.model, self.model.image_size
         context = int(model.config.backbone_config.max_position_embeddings)
         sequence = left_padded(prompts, NUMBER_DEPTH, context, max_tokens)

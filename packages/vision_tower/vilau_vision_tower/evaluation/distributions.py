@@ -53,7 +53,7 @@ class FeatureDistances(Metric):
         count = self.moments[0].count
         if count < LEAST_PICTURES:
             raise NotComputed(f"rFID and KID need {LEAST_PICTURES} pictures at least, but there are {count}")
-        rfid = fid_statistics_to_metric(*(moments.statistics() for moments in self.moments), verbose=False)
+        rfid = frechet_distance(*self.moments)
         pairs = self.kept.items().double()
         subset_size = min(self.subset_size, len(pairs))
         kid = kid_features_to_metric(
@@ -65,7 +65,7 @@ class FeatureDistances(Metric):
         )
         suffix = self.network.suffix
         return {
-            f"rfid{suffix}": rfid[KEY_METRIC_FID],
+            f"rfid{suffix}": rfid,
             f"kid{suffix}": kid[KEY_METRIC_KID_MEAN],
             f"kid_std{suffix}": kid[KEY_METRIC_KID_STD],
             f"kid_paired{suffix}": float(paired_estimates(pairs, subset_size, self.seed).mean()),
@@ -108,6 +108,12 @@ class Moments:
         mean = self.sum / self.count
         covariance = (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1)
         return {"mu": mean.cpu().numpy(), "sigma": covariance.cpu().numpy()}
+
+
+def frechet_distance(one: Moments, other: Moments) -> float:
+    """Of the Gaussians with these moments, as FID has it; each of LEAST_PICTURES rows at least."""
+    statistics = (moments.statistics() for moments in (one, other))
+    return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
 
 
 class Reservoir:

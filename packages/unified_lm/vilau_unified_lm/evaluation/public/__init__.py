@@ -1,0 +1,1 @@
+"""Evaluation on public data sets, read from their official files: `vilau evaluate-public`."""
