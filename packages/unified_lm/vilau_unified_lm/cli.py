@@ -212,10 +212,24 @@ def reconstruct(run: Run, image: Image, output: Output = Path("out.png")) -> Non
 
 
 @app.command()
-def report(run: Run) -> None:
-    """Write a run's report/index.html anew from its results."""
-    check.require_run(run)
-    typer.echo(_use(REPORT_MODULE, "build_report")(run))
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs, such as runs/demo.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Of a comparison: its directory; comparison/ in the first run by itself."
+        ),
+    ] = None,
+) -> None:
+    """Write a run's report/index.html anew from its results; of several runs, a page that compares them."""
+    for run in runs:
+        check.require_run(run)
+    if len(runs) > 1:
+        typer.echo(_use(REPORT_MODULE, "compare_runs")(runs, output))
+    elif output is not None:
+        raise UserError("--output is for a comparison of several runs; a run's own report is in its report/")
+    else:
+        typer.echo(_use(REPORT_MODULE, "build_report")(runs[0]))
 
 
 if __name__ == "__main__":
