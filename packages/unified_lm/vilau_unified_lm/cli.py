@@ -29,6 +29,8 @@ USER_ERROR_STATUS = 2
 DEFECT_STATUS = 1  # Python's own for an exception
 USE_MODULE = "vilau_unified_lm.use"
 REPORT_MODULE = "vilau_common.report"
+GUIDANCE_MODULE = "vilau_unified_lm.evaluation.guidance"
+APP_MODULE = "vilau_unified_lm.app"
 
 Overrides = Annotated[
     list[str] | None,
@@ -230,6 +232,22 @@ def report(
         raise UserError("--output is for a comparison of several runs; a run's own report is in its report/")
     else:
         typer.echo(_use(REPORT_MODULE, "build_report")(runs[0]))
+
+
+@app.command()
+def guidance(
+    run: Run,
+    scales: Annotated[
+        list[float] | None,
+        typer.Argument(metavar="[SCALE]...", help="Guidance scales; 1 1.5 2 3 5 by themselves."),
+    ] = None,
+) -> None:
+    """Draw a run's evaluation prompts at several guidance scales: a plot and a table of what is drawn right."""
+    check.require_run(run)
+    for scale in scales or ():
+        check.require_at_least("SCALE", scale, 0)
+    function = _use(GUIDANCE_MODULE, "sweep_guidance")
+    typer.echo(function(run, scales) if scales else function(run))
 
 
 if __name__ == "__main__":

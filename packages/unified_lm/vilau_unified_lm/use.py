@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from vilau_common.images import enlarged, open_image
 from vilau_unified_lm.evaluation.language import MAX_TOKENS
-from vilau_unified_lm.evaluation.run import SETTINGS, SamplingConfig
+from vilau_unified_lm.evaluation.run import SamplingConfig, evaluated_settings
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
 from vilau_unified_lm.vila.model import is_vila
@@ -73,8 +71,5 @@ def reconstruct(*, run: Path, image: Path, output: Path) -> Path:
 
 def evaluated_sampling(run: Path) -> SamplingConfig:
     """The sampling settings that the run was evaluated with; VILA-U's where it was not evaluated."""
-    path = run / "evaluation" / SETTINGS
-    saved = OmegaConf.load(path).sampling if path.is_file() else {}
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplingConfig), saved))
-    assert isinstance(merged, SamplingConfig)
-    return merged
+    evaluated = evaluated_settings(run)
+    return SamplingConfig() if evaluated is None else evaluated.sampling

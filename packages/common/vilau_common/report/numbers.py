@@ -30,7 +30,7 @@ UNITS = (
     (re.compile(r"accuracy|usage|zero_shot_top|retrieval_\w+_r\d"), PERCENT),
     (re.compile(r"psnr"), Unit(1, 1, " dB")),
     (re.compile(r"_seconds$"), Unit(1, 0, " s")),
-    (re.compile(r"_per_second$"), Unit(1, 0, "")),
+    (re.compile(r"_per_second$|dead_codes"), Unit(1, 0, "")),
 )
 
 # By what a key holds; of others, and of what is in neither, no one can say which is better.
