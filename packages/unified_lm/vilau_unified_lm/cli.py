@@ -30,7 +30,7 @@ DEFECT_STATUS = 1  # Python's own for an exception
 USE_MODULE = "vilau_unified_lm.use"
 REPORT_MODULE = "vilau_common.report"
 GUIDANCE_MODULE = "vilau_unified_lm.evaluation.guidance"
-APP_MODULE = "vilau_unified_lm.app"
+APP_MODULE = "vilau_unified_lm.app.serve"
 
 Overrides = Annotated[
     list[str] | None,
@@ -232,6 +232,21 @@ def report(
         raise UserError("--output is for a comparison of several runs; a run's own report is in its report/")
     else:
         typer.echo(_use(REPORT_MODULE, "build_report")(runs[0]))
+
+
+@app.command("app")
+def page(
+    run: Run,
+    host: Annotated[
+        str, typer.Option(help="The address to serve at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="The first free one from 7860 on by itself.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    compile: Annotated[str, typer.Option(help="none, static or graph; see docs/generation.md.")] = "none",
+) -> None:
+    """Serve a page to chat about pictures and videos, and to draw. Needs the extra `app`."""
+    check.require_run(run)
+    _use(APP_MODULE, "serve")(run=run, host=host, port=port, device=device, compile=compile)
 
 
 @app.command()

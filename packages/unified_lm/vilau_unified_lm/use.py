@@ -13,9 +13,14 @@ from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vila.session import VilaSession
 
 
+def lm_directory(run: Path) -> Path:
+    """RUN/lm of a whole line, or the LM's own run directory."""
+    return run / "lm" if (run / "lm").is_dir() else run
+
+
 def open_run(run: Path) -> Session:
-    """The LM of a run: RUN/lm of a whole line, or the LM's own run directory."""
-    return Session.open(run / "lm" if (run / "lm").is_dir() else run)
+    """The LM of a run."""
+    return Session.open(lm_directory(run))
 
 
 def ask(*, run: Path, image: Path, question: str) -> str:

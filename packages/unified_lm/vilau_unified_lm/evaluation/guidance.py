@@ -1,4 +1,4 @@
-"""`vilau guidance RUN`: guidance against drawing accuracy. The prompts of a run's evaluation are drawn at several scales;
+"""`vilau guidance RUN`: guidance against drawing accuracy. A run's evaluation prompts are drawn at several scales;
 prompts, seeds and all other settings stay as they were evaluated."""
 
 from __future__ import annotations
