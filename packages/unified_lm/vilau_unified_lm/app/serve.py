@@ -16,8 +16,8 @@ LARGEST_UPLOAD = "256mb"
 def serve(*, run: Path, host: str, port: int | None, device: str, compile: str) -> None:
     """Serve the page of a run until Ctrl-C.
 
-    port: None takes the first free one from 7860 on. Raises UserError without Gradio, for a run that has no LM, and for a
-    port that is taken.
+    port: None takes the first free one from 7860 on. Raises UserError without Gradio, for a run that has no LM, and for
+    a port that is taken.
     """
     if importlib.util.find_spec("gradio") is None:
         raise UserError(

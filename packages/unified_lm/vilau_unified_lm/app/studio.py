@@ -50,7 +50,7 @@ class Studio:
     ) -> Iterator[Drawn]:
         """`count` pictures of a prompt with the seeds seed, seed + 1, …, first grey and last whole.
 
-        Closing the iterator ends the drawing. Raises UserError as `Session.draw` does, and for a prompt that says nothing.
+        Closing the iterator ends the drawing. Raises UserError for an empty prompt, and as `Session.draw` does.
         """
         if not prompt.strip():
             raise UserError("the prompt is empty; say what to draw")
@@ -80,9 +80,9 @@ class Studio:
     ) -> Iterator[str]:
         """The likeliest answer to the last message, which is the user's, as far as it is written.
 
-        frames: taken of each video. together: all messages are one conversation; else the last one stands alone, with the
-        newest files before it where it has none of its own. Closing the iterator ends the writing. Raises UserError for
-        files that cannot be read, and for a conversation longer than the model's context.
+        frames: taken of each video. together: all messages are one conversation; else the last one stands alone, with
+        the newest files before it where it has none of its own. Closing the iterator ends the writing. Raises UserError
+        for files that cannot be read, and for a conversation longer than the model's context.
         """
         if not messages or not messages[-1].text.strip():
             raise UserError("the message has no text; ask something")
