@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_lm import CAPTIONS, IMAGE_SIZE, QUESTIONS, random_codes
+from tiny_lm import CAPTIONS, IMAGE_SIZE, QUESTIONS
 from transformers import PreTrainedTokenizerFast
 
 from vilau_unified_lm.app.studio import Studio
@@ -94,7 +94,7 @@ def test_mistakes_are_told_in_a_sentence(
 def test_an_upload_is_asked_about_and_asked_about_again(app: tuple[Studio, Client], tmp_path: Path) -> None:
     studio, client = app
     picture = tmp_path / "picture.png"
-    pixels = studio.session.decode(studio.session.engine.tokenizer.encode(_random_images(studio)))[0]
+    pixels = np.random.default_rng(0).integers(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(picture)
     codes = list(studio.session.encode(pixels[None]))
     questions = [turn["question"] for turn in QUESTIONS[:2]]
