@@ -1,4 +1,4 @@
-"""The app as a person uses it, in Debian's Chromium. Needs the extra `app`, playwright (without its browsers) and chromium:
+"""The app as a person uses it, in Debian's Chromium. Needs the extra `app`, playwright without its browsers, and chromium:
 
 apt-get install chromium; uv pip install 'vilau-unified-lm[app]' playwright
 python -m pytest tests/unified_lm/test_app_browser.py
@@ -27,12 +27,10 @@ from vilau_unified_lm.vocabulary import Vocabulary
 
 pytest.importorskip("gradio", reason="the app needs gradio: the extra `app` of vilau-unified-lm")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed", allow_module_level=True)
-
 from served_app import SAMPLING, served
 
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 PATIENCE = 30_000  # milliseconds
 PAINTED = "#canvas img"
 ANSWER = '[data-testid="bot"]'
