@@ -1,4 +1,4 @@
-"""The app as a person uses it, in Debian's Chromium. Needs the extra `app`, playwright without its browsers, and chromium:
+"""The app as a person uses it, in Debian's Chromium. Needs the extra `app`, playwright (not its browsers), chromium:
 
 apt-get install chromium; uv pip install 'vilau-unified-lm[app]' playwright
 python -m pytest tests/unified_lm/test_app_browser.py
@@ -26,7 +26,9 @@ from vilau_unified_lm.session import GREY
 from vilau_unified_lm.vocabulary import Vocabulary
 
 pytest.importorskip("gradio", reason="the app needs gradio: the extra `app` of vilau-unified-lm")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from playwright import sync_api as playwright
 from served_app import SAMPLING, served
 
 CHROMIUM = shutil.which("chromium")
