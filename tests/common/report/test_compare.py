@@ -94,7 +94,7 @@ def test_settings_that_differ_are_listed_and_paths_of_the_run_are_not(
 ) -> None:
     text = parse(compare_runs([run.path for run in pair])).text
     assert "lm: training.steps 100 200" in text
-    assert "1 settings" in text and "runs/demo" not in text
+    assert "1 setting " in text and "runs/demo" not in text
 
 
 def test_the_page_needs_no_other_file(pair: Any, parse: Callable[[Path], Any]) -> None:

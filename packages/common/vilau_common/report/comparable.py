@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,20 +47,19 @@ class ComparedRun:
 
 
 def read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
-    """Read the runs to compare. Raises UserError for one that cannot be compared with the first, and says why."""
+    """Read the runs to compare. Raises UserError for two that cannot be compared with each other, and says why."""
     names = _names(paths)
     runs = [
         ComparedRun(name, path, read_inputs(path), _settings(path))
         for name, path in zip(names, paths, strict=True)
     ]
-    first = runs[0]
-    for other in runs[1:]:
-        for run in (first, other):
-            if not (run.path / EVALUATION / CONFIG).is_file():
-                raise UserError(
-                    f"{run.path} cannot be compared: it has no {EVALUATION}/{CONFIG} that says how it was evaluated; "
-                    "evaluate it again"
-                )
+    for run in runs:
+        if not (run.path / EVALUATION / CONFIG).is_file():
+            raise UserError(
+                f"{run.path} cannot be compared: it has no {EVALUATION}/{CONFIG} that says how it was evaluated; "
+                "evaluate it again"
+            )
+    for first, other in combinations(runs, 2):
         if reason := _difference(first, other):
             raise UserError(f"{first.path} and {other.path} cannot be compared: {reason}")
     return runs
