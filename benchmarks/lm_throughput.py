@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -59,6 +60,7 @@ from vilau_vision_tower.train_clip import TrainClipConfig
 PICTURES = 4_000  # in the data set
 STEPS = 8  # in a row of one way, in a round
 SETTLE = 6  # steps before them, not counted: the batches that were made while nobody asked
+IDLE_SHARE, IDLE_SECONDS, PATIENCE = 0.1, 0.5, 60.0  # of a core, in so long a time; seconds
 BAR = 2.5
 
 
@@ -158,19 +160,19 @@ class Pictured:
 class PaddedEncoder(SampleEncoder[Pictured, Pictured, PaddedBatch]):
     """Stored pictures -> documents as the LM's own encoder makes them, one a row.
 
-    split: every branch of a document becomes one of its own, with the trunk before it.
+    one_branch: every branch of a document becomes one of its own, with the trunk before it.
     """
 
-    def __init__(self, line: Line, split: bool) -> None:
+    def __init__(self, line: Line, one_branch: bool) -> None:
         self.inner = DocumentEncoder(line.config.data, line.tokenizer, line.vocabulary)
-        self.split, self.depth = split, line.vocabulary.depth
+        self.one_branch, self.depth = one_branch, line.vocabulary.depth
         file = io.BytesIO()
         np.save(file, np.zeros((1, *line.tower.grid, self.depth), np.uint16))
         self.no_codes = file.getvalue()
 
     def encode(self, key: str, fields: Mapping[str, bytes], form: str, rng: np.random.Generator) -> Pictured:
         document = self.inner.encode(key, {**fields, CODES_FIELD: self.no_codes}, form, rng)
-        return Pictured(branches(document) if self.split else [document], image_field(fields))
+        return Pictured(branches(document) if self.one_branch else [document], image_field(fields))
 
     def collate(self, rows: Sequence[Pictured]) -> PaddedBatch:
         documents = [document for row in rows for document in row.documents]
@@ -242,6 +244,18 @@ class Way:
         self.seconds.append(taken / STEPS)
 
 
+def wait_for_loaders() -> None:
+    """Until no loader works ahead: the cores shall be those of the way that is measured, its loader included."""
+    end = time.perf_counter() + PATIENCE
+    while time.perf_counter() < end:
+        workers = psutil.Process().children(recursive=True)
+        before = sum(sum(worker.cpu_times()[:2]) for worker in workers)
+        time.sleep(IDLE_SECONDS)
+        if sum(sum(worker.cpu_times()[:2]) for worker in workers) - before < IDLE_SHARE * IDLE_SECONDS:
+            return
+    raise RuntimeError(f"the loaders do not come to rest in {PATIENCE:.0f} seconds")
+
+
 class Counted:
     """A loader that counts what passes."""
 
@@ -308,6 +322,7 @@ def main() -> None:
             ways = ways_of(line, Path(directory))
             for _ in range(arguments.rounds):
                 for way in ways.values():
+                    wait_for_loaders()
                     way.measure()
             for way in ways.values():
                 way.state.close()

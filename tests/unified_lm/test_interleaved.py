@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from slow_generation import draw_slowly, generate_slowly, write_slowly
+from slow_generation import draw_slowly, generate_slowly
 from tiny_lm import CAPTIONS, POSITIONS, D, make_model, random_codes
 from torch import Tensor, nn
 
@@ -199,21 +201,18 @@ def test_events_tell_the_whole_story(
 
 def test_what_stops_a_sample(keen: UnifiedLM, prompts: list[Document], blank: Document) -> None:
     """A callback's word, the number of text tokens, the number of positions; each for its own sample."""
-    engine = Engine(keen)
-    prompt = prompts[1]
-    whole = write_slowly(keen, prompt, 12)
+    engine, prompt = Engine(keen), prompts[1]
+    settings = {"visual": GREEDY, "text": Sampling(temperature=1.3, top_k=None, top_p=1.0, guidance=1)}
+    free = Request(prompt=prompt, positions=12, seed=5)
+    ((whole,),) = [plain(result) for result in engine.generate([free], **settings)]
     requests = [
-        Request(prompt=prompt, positions=12),
-        Request(prompt=prompt, positions=12, tokens=4),
-        Request(prompt=prompt, positions=5),
-        Request(prompt=prompt, positions=12),
-        Request(prompt=prompt, positions=0),
+        free,
+        replace(free, tokens=4),
+        replace(free, positions=5),
+        free,
+        replace(free, positions=0),
     ]
-    results = engine.generate(
-        requests,
-        visual=GREEDY,
-        stop=lambda sample, ids: sample == 3 and ids == whole[:7],
-    )
+    results = engine.generate(requests, stop=lambda sample, ids: sample == 3 and ids == whole[:7], **settings)
     assert [plain(result) for result in results] == [
         [whole],
         [whole[:4]],
@@ -224,8 +223,8 @@ def test_what_stops_a_sample(keen: UnifiedLM, prompts: list[Document], blank: Do
     finishes = [result.finish for result in results]
     assert finishes == [Finish.LENGTH, Finish.LENGTH, Finish.LENGTH, Finish.STOP, Finish.LENGTH]
     other = next(token for token in whole if token != whole[0])
-    for ends in ((whole[5], whole[2]), (other,)):
-        later = engine.generate(requests[:1], visual=GREEDY, ends=ends)[0]
+    for ends in ((other, whole[0]), (other,)):
+        later = engine.generate([free], ends=ends, **settings)[0]
         first = min(whole.index(end) for end in ends)
         assert later.finish is Finish.END and plain(later) == ([whole[:first]] if first else [])
     assert first > 0

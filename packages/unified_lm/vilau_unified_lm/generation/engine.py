@@ -7,7 +7,7 @@ its last batch for the next one of that size; any other holds no state between c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -78,7 +78,7 @@ class Engine:
         *,
         visual: Sampling,
         text: Sampling = GREEDY,
-        ends: Sequence[int] = (),
+        ends: Collection[int] = (),
         marks: Vocabulary | None = None,
         stop: Stop | None = None,
         on_event: Listener | None = None,
