@@ -51,10 +51,15 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     use.reconstruct = recorder(Path("out.png"))  # type: ignore[attr-defined]
     report = types.ModuleType(cli.REPORT_MODULE)
     report.build_report = recorder(Path("report/index.html"))  # type: ignore[attr-defined]
+    report.compare_runs = recorder(Path("comparison/index.html"))  # type: ignore[attr-defined]
+    guidance = types.ModuleType(cli.GUIDANCE_MODULE)
+    guidance.sweep_guidance = recorder(Path("guidance.png"))  # type: ignore[attr-defined]
+    page = types.ModuleType(cli.APP_MODULE)
+    page.serve = recorder(None)  # type: ignore[attr-defined]
     toy = types.ModuleType("toy_stage")
     toy.ToyConfig = ToyConfig  # type: ignore[attr-defined]
     toy.run = recorder(None)  # type: ignore[attr-defined]
-    for module in (use, report, toy):
+    for module in (use, report, guidance, page, toy):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls
 
@@ -140,6 +145,34 @@ def test_use_verbs_pass_their_options_on(
         tmp_path,
     ]
     assert capsys.readouterr().out.split() == ["two", "a.png", "b.png", "out.png", "report/index.html"]
+
+
+def test_reports_guidance_and_the_page(
+    tmp_path: Path, given: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for run in (first, second):
+        run.mkdir()
+    assert cli.main(["report", str(first), str(second)]) == 0
+    assert cli.main(["report", str(first), str(second), "-o", str(tmp_path / "page")]) == 0
+    assert cli.main(["guidance", str(first)]) == 0
+    assert cli.main(["guidance", str(first), "1", "2.5"]) == 0
+    assert cli.main(["app", str(first), "--port", "8000", "--device", "cuda", "--compile", "graph"]) == 0
+    served = {"run": first, "host": "127.0.0.1", "port": 8000, "device": "cuda", "compile": "graph"}
+    assert given == [
+        *([first, second], None),
+        *([first, second], tmp_path / "page"),
+        first,
+        *(first, [1.0, 2.5]),
+        served,
+    ]
+    assert capsys.readouterr().out.split() == ["comparison/index.html"] * 2 + ["guidance.png"] * 2
+    assert cli.main(["report", str(first), "-o", str(tmp_path / "page")]) == 2
+    assert "--output is for a comparison of several runs" in capsys.readouterr().err
+    assert cli.main(["report", str(first), str(tmp_path / "third")]) == 2
+    assert f"there is no run directory {tmp_path / 'third'}" in capsys.readouterr().err
+    assert cli.main(["guidance", str(first), "--", "-1"]) == 2
+    assert "SCALE must be 0 or more, got -1.0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vilau_common.data.shards import read_shards
 from vilau_common.data.worlds.registry import world_of
@@ -64,6 +65,22 @@ def test_demo_runs_every_stage_once(root: Path, capsys: pytest.CaptureFixture[st
     assert models == {path: path.stat().st_mtime_ns for path in models}
     assert evaluated == (run / "evaluation" / "examples.json").stat().st_mtime_ns
     assert capsys.readouterr().out.count("finished already") == 3
+
+
+def test_guidance_is_swept_over_the_evaluated_prompts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = root / "run"
+    assert main(["guidance", str(run), "5", "2", "1"]) == 0
+    assert capsys.readouterr().out.split()[-1] == str(run / "guidance" / "guidance.png")
+    found = json.loads((run / "guidance" / "results.json").read_text())
+    assert list(found) == ["1.0", "2.0", "5.0"]
+    evaluated = json.loads((run / "results.json").read_text())
+    # The run was evaluated with guidance 2.
+    for key, value in found["2.0"].items():
+        prefix, _, name = key.rpartition("draw_")
+        assert evaluated[f"{prefix}lm/draw_{name}"] == value
+    assert "held_out/draw_object_accuracy" in found["2.0"]
+    assert len((run / "guidance" / "table.md").read_text().splitlines()) == 2 + 3 + 2
+    assert Image.open(run / "guidance" / "guidance.png").width > 500
 
 
 def test_mistake_in_the_last_stage_costs_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ import yaml
 
 from vilau_common import atomic, distributed
 from vilau_common.errors import UserError
+from vilau_common.settings import flat
 
 DIFFERENCES_SHOWN = 5
 
@@ -70,8 +71,8 @@ class RunDirectory:
             if distributed.is_main():
                 atomic.write_text(self.config, text)
             return
-        old = _flat(yaml.safe_load(self.config.read_text(encoding="utf-8")) or {})
-        new = _flat(yaml.safe_load(text) or {})
+        old = flat(yaml.safe_load(self.config.read_text(encoding="utf-8")) or {})
+        new = flat(yaml.safe_load(text) or {})
         different = [
             key
             for key in [*old, *(new.keys() - old.keys())]
@@ -126,22 +127,12 @@ class RunDirectory:
 _ABSENT = object()
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _covered(key: str, ignore: Sequence[str]) -> bool:
     return any(key == ignored or key.startswith(f"{ignored}.") for ignored in ignore)
 
 
-def _told(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "absent"
+def _told(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key]) if key in settings else "absent"
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

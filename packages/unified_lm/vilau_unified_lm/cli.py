@@ -30,6 +30,8 @@ USER_ERROR_STATUS = 2
 DEFECT_STATUS = 1  # Python's own for an exception
 USE_MODULE = "vilau_unified_lm.use"
 REPORT_MODULE = "vilau_common.report"
+GUIDANCE_MODULE = "vilau_unified_lm.evaluation.guidance"
+APP_MODULE = "vilau_unified_lm.app.serve"
 
 Overrides = Annotated[
     list[str] | None,
@@ -215,10 +217,55 @@ def reconstruct(run: Run, image: Image, output: Output = Path("out.png")) -> Non
 
 
 @app.command()
-def report(run: Run) -> None:
-    """Write a run's report/index.html anew from its results."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs, such as runs/demo.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Of a comparison: its directory; comparison/ in the first run by itself."
+        ),
+    ] = None,
+) -> None:
+    """Write a run's report/index.html anew from its results; of several runs, a page that compares them."""
+    for run in runs:
+        check.require_run(run)
+    if len(runs) > 1:
+        typer.echo(_use(REPORT_MODULE, "compare_runs")(runs, output))
+    elif output is not None:
+        raise UserError("--output is for a comparison of several runs; a run's own report is in its report/")
+    else:
+        typer.echo(_use(REPORT_MODULE, "build_report")(runs[0]))
+
+
+@app.command("app")
+def page(
+    run: Run,
+    host: Annotated[
+        str, typer.Option(help="The address to serve at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="The first free one from 7860 on by itself.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    compile: Annotated[str, typer.Option(help="none, static or graph; see docs/generation.md.")] = "none",
+) -> None:
+    """Serve a page to chat about pictures and videos, and to draw. Needs the extra `app`."""
     check.require_run(run)
-    typer.echo(_use(REPORT_MODULE, "build_report")(run))
+    _use(APP_MODULE, "serve")(run=run, host=host, port=port, device=device, compile=compile)
+
+
+@app.command()
+def guidance(
+    run: Run,
+    scales: Annotated[
+        list[float] | None,
+        typer.Argument(metavar="[SCALE]...", help="Guidance scales; 1 1.5 2 3 5 by themselves."),
+    ] = None,
+) -> None:
+    """Draw a run's evaluation prompts at several guidance scales: a plot and a table of what is drawn right."""
+    check.require_run(run)
+    for scale in scales or ():
+        check.require_at_least("SCALE", scale, 0)
+    function = _use(GUIDANCE_MODULE, "sweep_guidance")
+    typer.echo(function(run, scales) if scales else function(run))
 
 
 if __name__ == "__main__":

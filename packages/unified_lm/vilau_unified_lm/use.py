@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from vilau_common.images import enlarged, open_image
 from vilau_unified_lm.evaluation.language import MAX_TOKENS
-from vilau_unified_lm.evaluation.run import SETTINGS, SamplingConfig
+from vilau_unified_lm.evaluation.run import SamplingConfig, evaluated_settings
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
 from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vila.session import VilaSession
 
 
+def lm_directory(run: Path) -> Path:
+    """RUN/lm of a whole line, or the LM's own run directory."""
+    return run / "lm" if (run / "lm").is_dir() else run
+
+
 def open_run(run: Path, device: str = "cpu", compile: str = "none") -> Session:
-    """The LM of a run: RUN/lm of a whole line, or the LM's own run directory. compile: as the engine's."""
-    return Session.open(run / "lm" if (run / "lm").is_dir() else run, device, compile)
+    """The LM of a run. compile: as the engine's."""
+    return Session.open(lm_directory(run), device, compile)
 
 
 def ask(*, run: Path, image: Path, question: str) -> str:
@@ -73,8 +76,5 @@ def reconstruct(*, run: Path, image: Path, output: Path) -> Path:
 
 def evaluated_sampling(run: Path) -> SamplingConfig:
     """The sampling settings that the run was evaluated with; VILA-U's where it was not evaluated."""
-    path = run / "evaluation" / SETTINGS
-    saved = OmegaConf.load(path).sampling if path.is_file() else {}
-    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplingConfig), saved))
-    assert isinstance(merged, SamplingConfig)
-    return merged
+    evaluated = evaluated_settings(run)
+    return SamplingConfig() if evaluated is None else evaluated.sampling

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vilau_common import atomic
 from vilau_common.report import sections
@@ -13,6 +12,7 @@ from vilau_common.report.examples import Examples
 from vilau_common.report.inputs import Inputs, read_inputs
 from vilau_common.report.overview import overview
 from vilau_common.report.pictures import inline_picture
+from vilau_common.report.template import rendered
 from vilau_common.report.words import STAGES
 
 COMMIT_SHOWN = 10  # digits
@@ -50,41 +50,36 @@ def render(inputs: Inputs) -> str:
     results = inputs.results
     examples = inputs.examples or Examples([], [], [], [])
     rows = sections.result_rows(results, inputs.experiment)
-    environment = Environment(
-        loader=PackageLoader("vilau_common.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja").render(
-        name=inputs.name,
-        experiment=inputs.experiment,
-        machine=_machine(inputs),
-        rows=rows,
-        verdict=sections.verdict(rows),
-        missing=_missing(inputs),
-        reconstructions=[
+    values = {
+        "name": inputs.name,
+        "experiment": inputs.experiment,
+        "machine": machine_facts(inputs.machine),
+        "rows": rows,
+        "verdict": sections.verdict(rows),
+        "missing": _missing(inputs),
+        "reconstructions": [
             (inline_picture(example.original), inline_picture(example.reconstruction), example)
             for example in examples.reconstructions
         ],
-        drawings=sections.drawing_groups((d for d in examples.drawings if not d.held_out), results, ""),
-        held_out_drawings=sections.drawing_groups(
+        "drawings": sections.drawing_groups((d for d in examples.drawings if not d.held_out), results, ""),
+        "held_out_drawings": sections.drawing_groups(
             (d for d in examples.drawings if d.held_out), results, sections.HELD_OUT
         ),
-        drawing_kinds=sections.by_kind(results, sections.DRAWN_OBJECTS),
-        answers=sections.answers_by_picture(examples.answers),
-        question_kinds=sections.by_kind(results, sections.QUESTIONS),
-        captions=[(inline_picture(example.picture), example) for example in examples.captions],
-        trainings=[(STAGES[stage], charts(series)) for stage, series in inputs.metrics.items()],
-        usage=sections.codebook_usage(results),
-        times=sections.stage_times(results),
-        everything=sections.all_results(results),
-    )
+        "drawing_kinds": sections.by_kind(results, sections.DRAWN_OBJECTS),
+        "answers": sections.answers_by_picture(examples.answers),
+        "question_kinds": sections.by_kind(results, sections.QUESTIONS),
+        "captions": [(inline_picture(example.picture), example) for example in examples.captions],
+        "trainings": [(STAGES[stage], charts(series)) for stage, series in inputs.metrics.items()],
+        "usage": sections.codebook_usage(results),
+        "times": sections.stage_times(results),
+        "everything": sections.all_results(results),
+    }
+    return rendered("page.html.jinja", values)
 
 
-def _machine(inputs: Inputs) -> list[str]:
-    facts = dict(inputs.machine)
+def machine_facts(machine: Mapping[str, str | float]) -> list[str]:
+    """What machine.json says, in words."""
+    facts = dict(machine)
     if "commit" in facts:
         changes = ", with uncommitted changes" if facts.get("dirty") else ""
         facts["commit"] = f"{str(facts['commit'])[:COMMIT_SHOWN]}{changes}"

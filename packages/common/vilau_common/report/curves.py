@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -58,7 +58,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve."""
+    """One curve; one without points has its colour all the same."""
 
     label: str
     points: list[tuple[int, float]]
@@ -80,6 +80,34 @@ def charts(series: Series) -> list[Chart]:
             found.append(
                 _chart(f"{measure.label} while training", measure.explanation, [Line(label, points)])
             )
+    return found
+
+
+def compared_charts(runs: Mapping[str, Series]) -> list[Chart]:
+    """The trainings of one stage laid over each other: a chart for each loss and evaluation, a line for each run."""
+    losses: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    evaluations: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for run, series in runs.items():
+        for line in _losses(series)[0]:
+            losses.setdefault(line.label, {})[run] = line.points
+        for name, points in series.items():
+            if name.startswith(EVALUATION):
+                evaluations.setdefault(name.removeprefix(EVALUATION), {})[run] = points
+    crowded = len(runs) > len(LIGHT.lines)
+
+    def chart(
+        title: str, about: str, found: Mapping[str, list[tuple[int, float]]], logarithmic: bool
+    ) -> Chart:
+        lines = [Line(run, found.get(run, [])) for run in runs]
+        return _chart(title, about, lines, logarithmic=logarithmic, ordered=crowded)
+
+    found = []
+    for term, points in losses.items():
+        about = f"Lower is better; {LOSSES[term]}." if term in LOSSES else "Lower is better."
+        found.append(chart(f"{term.capitalize()} loss", about, points, logarithmic=True))
+    for name, points in evaluations.items():
+        measure = EVALUATIONS.get(name, Measure(name, "Measured on test data."))
+        found.append(chart(f"{measure.label} while training", measure.explanation, points, logarithmic=False))
     return found
 
 
@@ -124,6 +152,8 @@ def _svg(lines: list[Line], theme: Theme, logarithmic: bool, ordered: bool) -> s
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
         for line, colour in zip(lines, _colours(lines, theme, ordered), strict=True):
+            if not line.points:
+                continue
             thick = 2.0 if line.label == TOTAL else 1.3
             marker = "o" if len(line.points) == 1 else None
             steps, values = zip(*line.points, strict=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
 from vilau_common.report.bars import Bar
 
 MOST_DIGITS = 6
+
+MINUS = "−"
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,14 @@ UNITS = (
     (re.compile(r"accuracy|usage|zero_shot_top|retrieval_\w+_r\d"), PERCENT),
     (re.compile(r"psnr"), Unit(1, 1, " dB")),
     (re.compile(r"_seconds$"), Unit(1, 0, " s")),
-    (re.compile(r"_per_second$"), Unit(1, 0, "")),
+    (re.compile(r"_per_second$|dead_codes"), Unit(1, 0, "")),
 )
+
+# By what a key holds; of others, and of what is in neither, no one can say which is better.
+HIGHER_IS_BETTER = re.compile(
+    r"accuracy|usage|zero_shot_top|retrieval_\w+_r\d|psnr|ssim|_per_second$|precision|recall|f1|clip_score"
+)
+LOWER_IS_BETTER = re.compile(r"_seconds$|lpips|r?fid|kid(?!_std)|dead_codes|(?<!codebook_)perplexity")
 
 
 def unit_of(key: str) -> Unit:
@@ -46,6 +55,28 @@ def shown(key: str, value: float, bar: Bar | None = None) -> str:
         if all(bar.met(rounded) == bar.met(value) for bar in bars):
             break
     return text + unit.suffix
+
+
+def difference(key: str, value: float, reference: float) -> str:
+    """How far a number is from another one of its key, "+1.3 points"; "same" only where they are equal."""
+    unit, change = unit_of(key), value - reference
+    if change == 0:
+        return "same"
+    for digits in range(unit.digits, MOST_DIGITS):
+        text = f"{abs(change) * unit.factor:,.{digits}f}"
+        if float(text.replace(",", "")) > 0:
+            break
+    sign = MINUS if change < 0 else "+"
+    return f"{sign}{text}{' points' if unit is PERCENT else unit.suffix}"
+
+
+def is_better(key: str, value: float, reference: float) -> bool | None:
+    """Whether a number is better than another one of its key; None where they are equal, or no one can say."""
+    if value == reference or math.isnan(value) or math.isnan(reference):
+        return None
+    if HIGHER_IS_BETTER.search(key):
+        return value > reference
+    return value < reference if LOWER_IS_BETTER.search(key) else None
 
 
 def bar_text(key: str, bar: Bar) -> str:

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from vilau_common import atomic
 from vilau_common.errors import UserError
 from vilau_common.report.numbers import duration, shown
 from vilau_common.report.sweep_charts import LIGHT_PANEL, Curve, Panel, draw, page_chart
+from vilau_common.report.template import rendered
 
 FINISHED = "finished"
 BY_DEPTH = "_d"
@@ -80,21 +80,15 @@ def build_sweep_report(table: Path) -> Path:
     rows = read_table(table)
     panels = [*panels_over_rate(rows), *panels_over_depth(rows)]
     finished = [row for row in rows if row["status"] == FINISHED]
-    environment = Environment(
-        loader=PackageLoader("vilau_common.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     columns = [key for key in COLUMNS if any(row.get(key) for row in finished)]
-    page = environment.get_template("sweep.html.jinja").render(
-        name=table.resolve().parent.name,
-        charts=[page_chart(panel, PANEL_INCHES) for panel in panels],
-        columns=[COLUMNS[key] for key in columns],
-        points=[point_row(row, columns) for row in rows],
-        finished=len(finished),
-    )
+    values = {
+        "name": table.resolve().parent.name,
+        "charts": [page_chart(panel, PANEL_INCHES) for panel in panels],
+        "columns": [COLUMNS[key] for key in columns],
+        "points": [point_row(row, columns) for row in rows],
+        "finished": len(finished),
+    }
+    page = rendered("sweep.html.jinja", values)
     report = table.parent / "report"
     with atomic.new_directory(report) as directory:
         (directory / "index.html").write_text(page, encoding="utf-8")

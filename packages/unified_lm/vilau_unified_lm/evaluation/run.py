@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from vilau_common import atomic
 from vilau_common.config import config_to_yaml
 from vilau_common.data.split import Split
@@ -55,6 +57,17 @@ class EvaluateConfig:
     hard_negative_pictures: int = 500
     examples: int = 48
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+def evaluated_settings(run: Path) -> EvaluateConfig | None:
+    """The settings that a run was evaluated with; None where it was not."""
+    path = run / "evaluation" / SETTINGS
+    if not path.is_file():
+        return None
+    settings = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), OmegaConf.load(path))
+    config = OmegaConf.to_object(settings)
+    assert isinstance(config, EvaluateConfig)
+    return config
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:

@@ -45,9 +45,14 @@ def video_decoder() -> ModuleType:
 
 
 def video_frames(path: Path, count: int, size: int) -> list[tuple[str, bytes]]:
-    """(ending, content) of `count` frames as JPEG files.
+    """(ending, content) of `count` frames as JPEG files; else as `spread_frames`."""
+    return [("jpg", _jpeg(frame, size)) for frame in spread_frames(path, count)]
 
-    Raises BadSample where the video is missing or damaged, or has fewer frames.
+
+def spread_frames(path: Path, count: int) -> list[Image.Image]:
+    """`count` frames, RGB and upright.
+
+    Raises BadSample where the video is missing or damaged, or has fewer frames, and UserError without a decoder.
     """
     av = video_decoder()
     try:
@@ -59,7 +64,7 @@ def video_frames(path: Path, count: int, size: int) -> list[tuple[str, bytes]]:
         while there >= count:
             frames, decoded = _decoded(path, np.linspace(0, there - 1, count).round().astype(int).tolist())
             if len(frames) == count:
-                return [("jpg", _jpeg(frame, size)) for frame in frames]
+                return frames
             there = decoded  # not every packet was a frame
     except (OSError, av.FFmpegError) as error:
         raise BadSample(f"{path} cannot be decoded: {error}") from None

@@ -1,0 +1,178 @@
+"""The app as a person uses it, in Debian's Chromium. Needs the extra `app`, playwright (not its browsers), chromium:
+
+apt-get install chromium; uv pip install 'vilau-unified-lm[app]' playwright
+python -m pytest tests/unified_lm/test_app_browser.py
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_lm import CAPTIONS, IMAGE_SIZE, QUESTIONS, SIDE
+from transformers import PreTrainedTokenizerFast
+
+from vilau_unified_lm.app.studio import Studio
+from vilau_unified_lm.generation.sampling import Sampling
+from vilau_unified_lm.session import GREY
+from vilau_unified_lm.vocabulary import Vocabulary
+
+pytest.importorskip("gradio", reason="the app needs gradio: the extra `app` of vilau-unified-lm")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from playwright import sync_api as playwright
+from served_app import SAMPLING, served
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+PATIENCE = 30_000  # milliseconds
+PAINTED = "#canvas img"
+ANSWER = '[data-testid="bot"]'
+
+
+@pytest.fixture(scope="module")
+def app(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> Iterator[tuple[Studio, str]]:
+    with served(tokenizer, vocabulary) as served_at:
+        yield served_at
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def page(browser: Any, app: tuple[Studio, str]) -> Iterator[Any]:
+    """The page, newly opened. It must ask no other server for anything."""
+    opened = browser.new_page()
+    opened.set_default_timeout(PATIENCE)
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(app[1])
+    yield opened
+    opened.close()
+    elsewhere = [url for url in asked if not url.startswith((app[1], "data:", "blob:"))]
+    assert not elsewhere
+
+
+@pytest.fixture
+def slow(app: tuple[Studio, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that a person can watch."""
+    session = app[0].session
+    preview = session.preview
+
+    def slowly(codes: Any) -> Any:
+        time.sleep(0.5)
+        return preview(codes)
+
+    monkeypatch.setattr(session, "preview", slowly)
+
+
+def pixels(page: Any, address: str) -> np.ndarray:
+    """A picture that the page shows."""
+    return np.asarray(Image.open(io.BytesIO(page.request.get(address).body())).convert("RGB"))
+
+
+def grey_rows(picture: np.ndarray) -> int:
+    """Rows of cells that are not drawn yet."""
+    cell = IMAGE_SIZE // SIDE
+    return sum(bool((picture[row * cell : (row + 1) * cell] == GREY).all()) for row in range(SIDE))
+
+
+def begin(page: Any, prompt: str, seed: int) -> None:
+    """Fill in the canvas's controls and press the button."""
+    page.get_by_role("tab", name="Draw").click()
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("Seed", exact=True).fill(str(seed))
+    page.get_by_role("button", name="Draw", exact=True).click()
+
+
+def painted(page: Any, rows_left: int) -> np.ndarray:
+    """The picture when so many rows, or fewer, are still to be drawn."""
+    end = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < end:
+        if page.locator(PAINTED).count():
+            picture = pixels(page, page.locator(PAINTED).first.get_attribute("src"))
+            if grey_rows(picture) <= rows_left:
+                return picture
+        page.wait_for_timeout(50)
+    raise AssertionError(f"after {PATIENCE} ms more than {rows_left} rows are still to be drawn")
+
+
+def test_the_picture_is_seen_as_it_is_drawn(page: Any, app: tuple[Studio, str], slow: None) -> None:
+    begin(page, CAPTIONS[0], seed=5)
+    part = painted(page, SIDE - 1)
+    assert 0 < grey_rows(part) < SIDE
+    whole = painted(page, 0)
+    sampling = Sampling(
+        temperature=SAMPLING.temperature, top_k=None, top_p=SAMPLING.top_p, guidance=SAMPLING.guidance
+    )
+    assert np.array_equal(whole, app[0].session.draw([CAPTIONS[0]], sampling, [5])[0])
+    drawn = IMAGE_SIZE // SIDE * (SIDE - grey_rows(part))
+    # A decoder sees beyond its cell: what is drawn later changes the edge of what was there.
+    assert not np.array_equal(part, whole) and not (whole[drawn:] == GREY).all()
+    # Its 24 pixels are shown as squares.
+    assert page.locator(PAINTED).first.evaluate("it => getComputedStyle(it).imageRendering") == "pixelated"
+
+
+def test_a_drawing_is_stopped_and_the_next_one_begins(page: Any, app: tuple[Studio, str], slow: None) -> None:
+    begin(page, CAPTIONS[0], seed=1)
+    painted(page, SIDE - 1)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.wait_for_timeout(1500)
+    assert grey_rows(painted(page, SIDE)) > 0
+    begin(page, CAPTIONS[1], seed=2)
+    assert grey_rows(painted(page, 0)) == 0
+
+
+def test_a_mistake_is_shown_in_a_sentence(page: Any) -> None:
+    begin(page, "", seed=0)
+    playwright.expect(page.get_by_text("the prompt is empty; say what to draw")).to_be_visible()
+
+
+def ask(page: Any, question: str, *files: Path) -> str:
+    """The answer that the chat shows."""
+    before = page.locator(ANSWER).count()
+    if files:
+        page.locator("input[type=file]").first.set_input_files([str(file) for file in files])
+        playwright.expect(page.locator(".thumbnail-item")).to_have_count(len(files))
+    box = page.get_by_placeholder("Add a picture")
+    box.fill(question)
+    box.press("Enter")
+    playwright.expect(page.locator(ANSWER)).to_have_count(before + 1)
+    # The button that stops is gone when the answer is whole.
+    playwright.expect(page.locator(".stop-button:visible")).to_have_count(0)
+    return str(page.locator(ANSWER).last.inner_text()).strip()
+
+
+def test_a_picture_is_asked_about(page: Any, app: tuple[Studio, str], tmp_path: Path) -> None:
+    session = app[0].session
+    picture = tmp_path / "picture.png"
+    shown = np.random.default_rng(0).integers(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    Image.fromarray(shown).save(picture)
+    codes = list(session.encode(shown[None]))
+    for number, turn in enumerate(QUESTIONS[:2]):
+        answer = ask(page, turn["question"], *([picture] if number == 0 else []))
+        expected = session.answer(codes, [turn["question"]], 64)[0]
+        assert " ".join(answer.split()) == " ".join(expected.split())
+
+
+def test_a_video_is_asked_about(page: Any, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="videos need vilau-common[video]")
+    frames = [Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (30 * n,) * 3) for n in range(8)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=40)
+    assert ask(page, "what moves?", tmp_path / "film.gif")
+    frames[0].save(tmp_path / "short.gif", save_all=True, append_images=frames[1:2], duration=40)
+    page.locator("input[type=file]").first.set_input_files(str(tmp_path / "short.gif"))
+    page.get_by_placeholder("Add a picture").fill("and this?")
+    page.get_by_placeholder("Add a picture").press("Enter")
+    playwright.expect(page.get_by_text(re.compile("2 frames, fewer than the 8"))).to_be_visible()
