@@ -37,6 +37,14 @@ ConfigDirectory = Annotated[
 ]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings and do nothing.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, such as runs/demo.")]
+Model = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A finished run, or a checkpoint of the official VILA-U code."),
+]
+Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="Where the model goes: cuda, auto (wherever there is room); the CPU by itself.")
+]
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")]
 AS_TRAINED = "; by itself as the run was evaluated"
@@ -90,6 +98,12 @@ def _use(module: str, function: str) -> Callable[..., Any]:
     return found
 
 
+def _model(run: Path, dtype: str, device_map: str | None) -> Any:
+    check.require_run(run)
+    check.require_dtype(dtype)
+    return _use(USE_MODULE, "Model")(run=run, dtype=dtype, device_map=device_map)
+
+
 # --- verbs that Hydra configures ---------------------------------------------------------------------------------
 
 
@@ -124,19 +138,22 @@ for _verb in VERBS:
 
 @app.command()
 def ask(
-    run: Run,
+    run: Model,
     image: Image,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain words.")],
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
 ) -> None:
     """Answer a question about a picture."""
     check.require_run(run)
     check.require_picture(image)
-    typer.echo(_use(USE_MODULE, "ask")(run=run, image=image, question=question))
+    model = _model(run, dtype, device_map)
+    typer.echo(_use(USE_MODULE, "ask")(model=model, image=image, question=question))
 
 
 @app.command()
 def draw(
-    run: Run,
+    run: Model,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw, in plain words.")],
     output: Output = Path("out.png"),
     count: Annotated[int, typer.Option(help="How many pictures to draw.")] = 1,
@@ -152,6 +169,8 @@ def draw(
         float | None,
         typer.Option(help=f"Draw from the likeliest codes of that total probability{AS_TRAINED}."),
     ] = None,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
 ) -> None:
     """Draw what a prompt says."""
     check.require_run(run)
@@ -163,7 +182,7 @@ def draw(
     check.require_at_least("--top-k", top_k, 1)
     check.require_share("--top-p", top_p)
     written = _use(USE_MODULE, "draw")(
-        run=run,
+        model=_model(run, dtype, device_map),
         prompt=prompt,
         output=output,
         count=count,
@@ -178,12 +197,56 @@ def draw(
 
 
 @app.command()
-def reconstruct(run: Run, image: Image, output: Output = Path("out.png")) -> None:
+def reconstruct(
+    run: Model,
+    image: Image,
+    output: Output = Path("out.png"),
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+) -> None:
     """Turn a picture into codes and back."""
     check.require_run(run)
     check.require_picture(image)
     check.require_writable_picture(output)
-    typer.echo(_use(USE_MODULE, "reconstruct")(run=run, image=image, output=output))
+    model = _model(run, dtype, device_map)
+    typer.echo(_use(USE_MODULE, "reconstruct")(model=model, image=image, output=output))
+
+
+convert = typer.Typer(help="Convert checkpoints from and to the official VILA-U code.", no_args_is_help=True)
+app.add_typer(convert, name="convert")
+NewDirectory = Annotated[Path, typer.Argument(metavar="OUT", help="A directory that does not exist yet.")]
+
+
+@convert.command()
+def from_official(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="With config.json, llm/, vision_tower/ and mm_projector/.")
+    ],
+    output: NewDirectory,
+) -> None:
+    """Write a checkpoint of the official code as a model directory of ours."""
+    check.require_directory(directory)
+    typer.echo(_use("vilau_unified_lm.convert.read", "convert_from_official")(directory, output))
+
+
+@convert.command()
+def to_official(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a directory of from-official.")],
+    output: NewDirectory,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="An official or converted checkpoint of the same architecture, for what a run does not hold: the "
+            "tokenizer's files and SigLIP's text model.",
+        ),
+    ] = None,
+) -> None:
+    """Write a model as a checkpoint of the official code."""
+    check.require_directory(run)
+    if like is not None:
+        check.require_directory(like)
+    typer.echo(_use("vilau_unified_lm.convert.write", "convert_to_official")(run, output, like))
 
 
 @app.command()

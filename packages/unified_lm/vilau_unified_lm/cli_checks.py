@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vilau_common.errors import UserError
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -13,6 +14,18 @@ def require_run(run: Path) -> None:
     """A run's directory must exist."""
     if not run.is_dir():
         raise UserError(f"there is no run directory {run}; make demo writes runs/demo")
+
+
+def require_directory(directory: Path) -> None:
+    """A directory to read must exist."""
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}")
+
+
+def require_dtype(dtype: str) -> None:
+    """One of DTYPES."""
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
 
 
 def require_picture(image: Path) -> None:

@@ -106,10 +106,21 @@ class DocumentBuilder:
         ids = (self.vocabulary.begin, *self.ids(caption), self.vocabulary.image_start)
         return Document((TextSegment(ids, supervised=False),))
 
+    def filming_prompt(self, caption: str) -> Document:
+        """What stands before the first visual position of a video."""
+        ids = (self.vocabulary.begin, *self.ids(caption), self.vocabulary.video_start)
+        return Document((TextSegment(ids, supervised=False),))
+
     def question_prompt(self, codes: Codes, question: str) -> Document:
         """What stands before the first token of an answer."""
         asked = TextSegment(self.ids(question + TURN), supervised=False)
         return Document((*self._picture(codes), asked))
+
+    def video_question_prompt(self, frames: Sequence[Codes], question: str) -> Document:
+        """What stands before the first token of an answer about a video: the codes of each of its frames."""
+        opening = TextSegment((self.vocabulary.begin, self.vocabulary.video_start), supervised=False)
+        asked = TextSegment((self.vocabulary.video_end, *self.ids(question + TURN)), supervised=False)
+        return Document((opening, *(image(codes, supervised=False) for codes in frames), asked))
 
     def _picture(self, codes: Codes) -> tuple[Segment, ...]:
         opening = TextSegment((self.vocabulary.begin, self.vocabulary.image_start), supervised=False)

@@ -72,27 +72,39 @@ class Engine:
         prompts: documents that end at <image_start>; blank: the unconditional one for guidance; seeds: one a
         prompt; on_position: told after each visual position.
         """
+        return self.film(prompts, blank, 1, sampling, seeds, on_position)[:, 0]
+
+    @torch.inference_mode()
+    def film(
+        self,
+        prompts: Sequence[Document],
+        blank: Document,
+        frames: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        on_position: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Codes int64 [B, frames, h, w, D], one video a prompt; prompts end at <video_start>, else as `draw`."""
         _check_seeds(prompts, seeds)
         tower, depths = self.tokenizer, self.tokenizer.depth
         height, width = tower.grid
+        positions = frames * height * width
         guide = sampling.guidance != 1
         rows = [*prompts, *([blank] * len(prompts))] if guide else list(prompts)
-        state = Decoding(self.model, rows, height * width)
-        uniform = uniform_draws(seeds, height * width * depths, state.hidden.device).unflatten(
-            1, (-1, depths)
-        )
+        state = Decoding(self.model, rows, positions)
+        uniform = uniform_draws(seeds, positions * depths, state.hidden.device).unflatten(1, (-1, depths))
         drawn: list[Tensor] = []
-        for place in range(height * width):
+        for place in range(positions):
             codes = self._draw_position(state.hidden, uniform[:, place], sampling)
             drawn.append(codes)
             if on_position is not None:
                 on_position(place)
-            if place + 1 < height * width:
+            if place + 1 < positions:
                 features = tower.embed_codes(codes).sum(dim=-2)
-                index = torch.full((len(codes),), place, device=codes.device)
+                index = torch.full((len(codes),), place % (height * width), device=codes.device)
                 inputs = self.model.projector(features, index)
                 state.advance(inputs.repeat(2, 1) if guide else inputs)
-        return torch.stack(drawn, dim=1).view(len(prompts), height, width, depths)
+        return torch.stack(drawn, dim=1).view(len(prompts), frames, height, width, depths)
 
     def _draw_position(self, hidden: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
         """The D codes of one visual position: hidden float [B or 2B, hidden], uniform [B, D] -> int64 [B, D]."""
