@@ -91,7 +91,7 @@ def measure(case: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
 
     # The depth transformer.
     embeddings = tower.embed_codes(golden["depth_codes"]).flatten(0, 1)
-    logits = model.depth(golden["depth_hidden"].flatten(0, 1), embeddings)
+    logits = model.depth(golden["depth_hidden"].flatten(0, 1).to(dtype), embeddings)
     found["depth logits"] = relative(logits, golden["depth_logits"].flatten(0, 1))
 
     # Understanding, prompt included.

@@ -93,9 +93,8 @@ class WeightFiles(Mapping[str, Entry]):
                 f"{file} is no file of tensors alone, and anything else may run code; save it as safetensors"
             ) from None
         except (OSError, RuntimeError, EOFError, ValueError) as error:
-            raise UserError(
-                f"{file} cannot be read as weights: {str(error).strip().splitlines()[0]}"
-            ) from None
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{file} cannot be read as weights: {cause}") from None
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise UserError(f"{file} holds no dictionary from names to tensors")
         self._bins[file] = tensors

@@ -104,6 +104,9 @@ class Session:
         return to_tensor(pictures).to(self.model.device)
 
     def _written(self, prompts: Sequence[Document], max_tokens: int) -> list[str]:
+        """Answers of at most `max_tokens`, and of no more than the model's context has room for."""
         end = self.builder.vocabulary.end
+        context = int(self.model.config.backbone_config.max_position_embeddings)
+        max_tokens = max(1, min(max_tokens, context - max(len(prompt) for prompt in prompts)))
         rows = self.engine.write(prompts, end, max_tokens, GREEDY, [0] * len(prompts))
         return [self.text_tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]

@@ -99,12 +99,10 @@ def _read_model(file: Path) -> Any:
 def _normalizer(spec: Any) -> normalizers.Normalizer | None:
     """What sentencepiece does to a text before it is cut into pieces, short of writing spaces as ▁."""
     steps: list[normalizers.Normalizer] = []
-    if spec.remove_extra_whitespaces:
-        # Spaces in front stay where the text begins with one (see above), other white space does not.
-        steps.append(normalizers.Replace(Regex(r"^[^\S ▁]\s*"), ""))
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
+        # A space in front stays: it is the one that a text begins with anyway.
         steps += [normalizers.Replace(Regex(" +"), " "), normalizers.Strip(left=False, right=True)]
     return normalizers.Sequence(steps) if steps else None
 
