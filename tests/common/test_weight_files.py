@@ -41,9 +41,7 @@ def test_every_layout_gives_the_tensors(tmp_path: Path, layout: str) -> None:
     if layout == "single":
         save_file(TENSORS, tmp_path / "model.safetensors", metadata={"format": "pt"})
     elif layout in ("bin", "old bin"):
-        torch.save(
-            TENSORS, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=layout == "bin"
-        )
+        torch.save(TENSORS, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=layout == "bin")
     else:
         write_shards(tmp_path, "bin" if "bin" in layout else "safetensors")
     files = WeightFiles(tmp_path)
@@ -98,7 +96,7 @@ def test_index_names_no_files_elsewhere(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     save_file(TENSORS, tmp_path / "outside.safetensors")
-    index = {"weight_map": {name: "../outside.safetensors" for name in TENSORS}}
+    index = {"weight_map": dict.fromkeys(TENSORS, "../outside.safetensors")}
     (inner / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "outside.safetensors, which is missing" in told(inner)
 

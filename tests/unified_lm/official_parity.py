@@ -110,7 +110,9 @@ def measure(case: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
 
     # Training.
     for form, name in (("t2i", "text to image"), ("i2t", "image to text")):
-        sample = document(golden[f"train_{form}_ids"].tolist(), golden[f"train_{form}_labels"][0].tolist(), codes)
+        sample = document(
+            golden[f"train_{form}_ids"].tolist(), golden[f"train_{form}_labels"][0].tolist(), codes
+        )
         batch = pack([[sample]], len(sample), depth)
         found[f"{name}, loss"] = relative(loss(model, batch), golden[f"train_{form}_loss"])
         found[f"{name}, LM logits"] = relative(text_logits(model, batch), golden[f"train_{form}_logits"])
@@ -146,7 +148,9 @@ def table(results: dict[str, dict[str, float]]) -> str:
         cells = []
         for found in results.values():
             value = found[name]
-            cells.append(("equal" if value == 0 else f"{value:.1%} differ") if must_be_equal(name) else f"{value:.1e}")
+            cells.append(
+                ("equal" if value == 0 else f"{value:.1%} differ") if must_be_equal(name) else f"{value:.1e}"
+            )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

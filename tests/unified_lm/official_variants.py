@@ -89,7 +89,8 @@ def in_bfloat16(directory: Path) -> Path:
         change_tensors(
             directory / part,
             lambda tensors: {
-                name: tensor if name.endswith("_ema") else tensor.bfloat16() for name, tensor in tensors.items()
+                name: tensor if name.endswith("_ema") else tensor.bfloat16()
+                for name, tensor in tensors.items()
             },
         )
     return directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +14,20 @@ import torch
 from official_variants import SEPARATE, SHARED, as_bytes, change_json, change_tensors, copy_of, tensors_of
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import import_protobuf
 
 from vilau_common.errors import UserError
 from vilau_unified_lm.cli import main
-from vilau_unified_lm.convert.read import convert_from_official, inspect, load_official
+from vilau_unified_lm.convert.layout import open_official
+from vilau_unified_lm.convert.read import UNQUANTIZED, convert_from_official, inspect, load_official
+from vilau_unified_lm.convert.tokenizer import official_tokenizer
 from vilau_unified_lm.convert.write import convert_to_official
+from vilau_unified_lm.generation.engine import GREEDY
 from vilau_unified_lm.model import UnifiedLM, load_unified_lm
 from vilau_unified_lm.session import Session
 from vilau_unified_lm.vicuna import VicunaBuilder
-from vilau_unified_lm.vocabulary import Vocabulary
+from vilau_unified_lm.vocabulary import RELEASED_SPECIAL_TOKENS, Vocabulary
 
 SAME = {"plain": lambda directory: directory, "bfloat16": variants.in_bfloat16, "shards": variants.in_shards}
 
@@ -66,7 +71,9 @@ def test_converted_and_official_are_one_model(tmp_path: Path) -> None:
     assert {**direct.config.to_diff_dict(), "architectures": ["UnifiedLM"]} == converted.config.to_diff_dict()
     left, right = direct.state_dict(), converted.state_dict()
     assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) and left[name].dtype == right[name].dtype for name in left)
+    assert all(
+        torch.equal(left[name], right[name]) and left[name].dtype == right[name].dtype for name in left
+    )
     assert direct.dtype == torch.bfloat16
     assert direct.vision_tower.quantizer.codebooks.dtype == torch.float32
     assert not direct.training and not any(p.requires_grad for p in direct.vision_tower.parameters())
@@ -76,7 +83,7 @@ def test_converted_and_official_are_one_model(tmp_path: Path) -> None:
 
 
 def test_tuned_model_is_written_like_its_origin(tmp_path: Path) -> None:
-    """Trained further, saved as any model, and written with the names and the text model of the checkpoint it came from."""
+    """Trained further, saved as any model, and written with the names and the text model of its origin."""
     model, tokenizer = load_official(SEPARATE)
     with torch.no_grad():
         for parameter in (*model.llm.parameters(), *model.depth.parameters(), *model.projector.parameters()):
@@ -104,7 +111,7 @@ def test_template_of_another_architecture(tmp_path: Path) -> None:
 
 def test_model_that_the_official_code_has_not(model: UnifiedLM, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match="no codes narrower than the encoder.*no a transformer decoder"):
+    with pytest.raises(UserError, match="no transformer decoder.*no codes narrower than the encoder"):
         convert_to_official(tmp_path, tmp_path / "out", like=SHARED)
 
 
@@ -173,7 +180,7 @@ def released() -> tuple[PreTrainedTokenizerFast, VicunaBuilder]:
 def test_text_is_cut_as_sentencepiece_cuts_it(
     released: tuple[PreTrainedTokenizerFast, VicunaBuilder],
 ) -> None:
-    """This model's normalisation (NMT's NFKC) turns a line's end into a space, joins spaces and drops those at the end."""
+    """This model's normalisation (NMT's NFKC) turns line ends into spaces, joins spaces and drops the last ones."""
     tokenizer, builder = released
     assert builder.ids("\nthe  sun ") == builder.ids("the sun")
     assert builder.ids("ｔｈｅ sun") == builder.ids("the sun")  # full width
@@ -183,6 +190,36 @@ def test_text_is_cut_as_sentencepiece_cuts_it(
     assert builder.ids("the<im_start>sun") == (*builder.ids("the"), start, *builder.ids("<im_start>sun")[1:])
     # Behind a special token, a space stands only where there is one.
     assert builder.ids("<im_start> sun")[1:] == builder.ids("sun") != builder.ids("<im_start>sun")[1:]
+
+
+def test_model_without_normalisation(tmp_path: Path) -> None:
+    """As LLaMA's own: line ends and every space are kept, and bytes stand for what has no piece."""
+    model = import_protobuf().ModelProto()
+    model.trainer_spec.model_type = 2
+    model.normalizer_spec.remove_extra_whitespaces = False
+    pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((f"<0x{byte:02X}>", 6) for byte in range(256))]
+    pieces += [(piece, 1) for piece in ("▁a", "▁ab", "ab", "a", "b", "▁", ":")]
+    for score, (piece, kind) in enumerate(pieces):
+        model.pieces.add(piece=piece, score=-score, type=kind)
+    official = copy_of(SHARED, tmp_path / "official")
+    (official / "llm" / "tokenizer.model").write_bytes(model.SerializeToString())
+    added = {token: len(pieces) + n for n, token in enumerate(RELEASED_SPECIAL_TOKENS)}
+    (official / "llm" / "added_tokens.json").write_text(json.dumps(added))
+    change_json(official / "llm" / "tokenizer_config.json", added_tokens_decoder=None)
+    change_json(official / "llm" / "config.json", vocab_size=len(pieces) + 4)
+    tokenizer = official_tokenizer(open_official(official))
+
+    def cut(text: str) -> str:
+        return " ".join(
+            tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+        )
+
+    assert cut("ab a") == "▁ab ▁a"
+    assert cut("\nab") == "▁ <0x0A> ab"
+    assert cut("a  b: ") == "▁a ▁ ▁ b : ▁"
+    assert cut("a <im_start>ab") == "▁a ▁ <im_start> ab"
+    assert cut("<im_start>\nab") == "<im_start> <0x0A> ab"
+    assert cut("é") == "▁ <0xC3> <0xA9>"
 
 
 def test_prompts_of_videos_and_conversations(
@@ -217,7 +254,9 @@ def test_used_as_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     for run in (str(official), str(tmp_path / "ours")):
         capsys.readouterr()
         assert main(["ask", run, str(picture), "describe this image in detail"]) == 0
-        assert main(["draw", run, "a red circle", "-o", str(tmp_path / "drawn.png"), "--dtype", "float32"]) == 0
+        assert (
+            main(["draw", run, "a red circle", "-o", str(tmp_path / "drawn.png"), "--dtype", "float32"]) == 0
+        )
         assert main(["reconstruct", run, str(picture), "-o", str(tmp_path / "back.png")]) == 0
         pixels = [(tmp_path / name).read_bytes() for name in ("drawn.png", "back.png")]
         told.append((capsys.readouterr().out, pixels))
@@ -227,10 +266,8 @@ def test_used_as_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_film_and_questions_about_one() -> None:
-    from vilau_unified_lm.generation.engine import GREEDY
-
     session = Session.open(SHARED)
-    film = session.film(["the sun", "the moon"], GREEDY, [0, 1], frames=2)
+    film = session.film(["the sun", "the moon"], 2, GREEDY, [0, 1])
     assert film.shape == (2, 2, 32, 32, 3) and film.dtype == np.uint8
     frames = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     answer = session.answer_about_video(frames, "what is this?", 5)
@@ -244,6 +281,37 @@ def test_device_map(device_map: str | dict[str, str]) -> None:
     plain = UnifiedLM.from_official(SHARED)
     codes = torch.randint(128, (1, 4, 4, 4))
     assert torch.equal(model.vision_tower.decode(codes), plain.vision_tower.decode(codes))
+
+
+def test_weights_on_disk(tmp_path: Path) -> None:
+    """Some of the LM's layers stay on disk until they are called."""
+    device_map = dict.fromkeys(["vision_tower", "projector", "depth", "llm.model.embed_tokens"], "cpu")
+    device_map |= dict.fromkeys(["llm.model.norm", "llm.model.rotary_emb", "llm.lm_head"], "cpu")
+    device_map |= {"llm.model.layers.0": "cpu", "llm.model.layers.1": "disk", "llm.model.layers.2": "disk"}
+    model, tokenizer = load_official(SHARED, device_map=device_map, offload_folder=str(tmp_path))
+    assert model.llm.model.layers[1].mlp.up_proj.weight.device.type == "meta"
+    drawn = Session(model, tokenizer).draw(["the sun"], GREEDY, [0])
+    assert np.array_equal(drawn, Session.open(SHARED).draw(["the sun"], GREEDY, [0]))
+
+
+def test_quantization_leaves_the_codes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is handed on to transformers; the user's own settings stay as they are."""
+    seen: dict[str, object] = {}
+
+    def from_pretrained(_: object, **settings: object) -> None:
+        seen.update(settings)
+        raise NotImplementedError
+
+    monkeypatch.setattr(UnifiedLM, "from_pretrained", from_pretrained)
+    for given, expected in ((None, list(UNQUANTIZED)), (["llm"], ["llm"])):
+        quantization = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=given)
+        with pytest.raises(NotImplementedError):
+            UnifiedLM.from_official(
+                SHARED, quantization_config=quantization, device_map="auto", dtype="bfloat16"
+            )
+        assert seen["quantization_config"].llm_int8_skip_modules == expected
+        assert quantization.llm_int8_skip_modules == given
+        assert (seen["device_map"], seen["dtype"]) == ("auto", "bfloat16")
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------
@@ -317,7 +385,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda d: (d / "llm" / "tokenizer.model").write_bytes(b"\xff" * 50),
         ["llm/tokenizer.model cannot be read"],
     ),
-    "other vocabulary": (change("llm/config.json", vocab_size=500), ["llm/config.json: vocab_size is 500", "404"]),
+    "other vocabulary": (
+        change("llm/config.json", vocab_size=500),
+        ["llm/config.json: vocab_size is 500", "404"],
+    ),
     "fewer tokens": (
         lambda d: (
             (d / "llm" / "added_tokens.json").unlink(),
@@ -372,5 +443,7 @@ def test_directories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "exists" in told("from-official", SHARED, tmp_path)
     assert "already" in told("to-official", SHARED, tmp_path / "out")
     assert "no unified LM in" in told("to-official", tmp_path, tmp_path / "out")
-    assert main(["ask", str(SHARED), str(SHARED / "config.json"), "what?", "--dtype", "int8"]) == 2
-    assert "--dtype" in capsys.readouterr().err
+    picture = str(SHARED / "config.json")  # its options are looked at first
+    for option, value in (("--dtype", "int8"), ("--device-map", "gpu")):
+        assert main(["ask", str(SHARED), picture, "what?", option, value]) == 2
+        assert option in capsys.readouterr().err

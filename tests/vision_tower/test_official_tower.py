@@ -108,10 +108,16 @@ def test_large_tower() -> None:
 
 
 def test_decoder_of_an_interpolated_grid(small: dict[str, Any], tmp_path: Path) -> None:
-    """Interpolated before the 1x1 convolution there, behind it here; attention at a level that is not the latent one."""
+    """Interpolated before the 1x1 convolution there, behind it here; attention at another level than the latent."""
     tower = VisionTower(tower_config(small, tmp_path, "config.json")).eval()
     reference = ReferenceDecoder(
-        embed_dim=32, z_channels=16, ch=32, ch_mult=[1, 2, 1], num_res_blocks=1, attn_resolutions=[20], resolution=40
+        embed_dim=32,
+        z_channels=16,
+        ch=32,
+        ch_mult=[1, 2, 1],
+        num_res_blocks=1,
+        attn_resolutions=[20],
+        resolution=40,
     ).eval()
     theirs = reference.state_dict()
     state = {
@@ -160,7 +166,10 @@ def test_shared_codebook_is_read_under_the_name_it_has(small: dict[str, Any], tm
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pretrained_model": "google/siglip-base-patch16-224"}, ["pretrained_model", "siglip-base-patch16-224"]),
+        (
+            {"pretrained_model": "google/siglip-base-patch16-224"},
+            ["pretrained_model", "siglip-base-patch16-224"],
+        ),
         ({"embed_dim": 16}, ["embed_dim", "16", "32"]),
         ({"code_shape": [4, 4, 2]}, ["code_shape", "[4, 4, 2]"]),
         ({"code_shape": [3, 3, 99]}, ["depth is 99"]),

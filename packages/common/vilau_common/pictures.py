@@ -107,7 +107,8 @@ def fitted_square(picture: Picture, size: int, fit: str) -> Picture:
         page = Image.new("RGB", (max(height, width),) * 2, GREY)
         page.paste(Image.fromarray(picture), (max(height - width, 0) // 2, max(width - height, 0) // 2))
         picture = np.asarray(page)
-    return _resized(picture, 0, 0, *picture.shape[:2], size)
+    height, width = picture.shape[:2]
+    return _resized(picture, 0, 0, height, width, size)
 
 
 def random_square(picture: Picture, size: int, smallest_share: float, rng: np.random.Generator) -> Picture:

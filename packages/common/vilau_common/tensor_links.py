@@ -32,7 +32,12 @@ def renamed(ours: str, theirs: str) -> Link:
 
 def concatenated(ours: str, theirs: Sequence[str]) -> Link:
     """Parts of equal size, one after the other along the first dimension."""
-    return Link(ours, tuple(theirs), torch.cat, lambda tensor: tensor.chunk(len(theirs)))
+    return Link(
+        ours,
+        tuple(theirs),
+        lambda parts: torch.cat(list(parts)),
+        lambda tensor: tensor.chunk(len(theirs)),
+    )
 
 
 def stacked(ours: str, theirs: Sequence[str]) -> Link:

@@ -142,11 +142,12 @@ def _read_header(file: Path) -> dict[str, Entry]:
             end = max((value["data_offsets"][1] for value in header.values()), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise UserError(f"{file} is no safetensors file: its header cannot be read") from None
-    expected = HEADER_LENGTH + length + end
-    if size < expected:
-        cut = min(name for name, value in header.items() if value["data_offsets"][1] + expected - end > size)
+    begin = HEADER_LENGTH + length
+    if size < begin + end:
+        cut = min(name for name, value in header.items() if begin + value["data_offsets"][1] > size)
         raise UserError(
-            f"{file} is cut off: it should have {expected} bytes, but has {size}, so that {cut} is not whole; copy it again"
+            f"{file} is cut off: it should have {begin + end} bytes, but has {size}, so that {cut} is not whole; "
+            "copy it again"
         )
     return entries
 

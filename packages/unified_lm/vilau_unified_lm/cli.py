@@ -37,13 +37,14 @@ ConfigDirectory = Annotated[
 ]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings and do nothing.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, such as runs/demo.")]
-Model = Annotated[
+RunOrOfficial = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A finished run, or a checkpoint of the official VILA-U code."),
 ]
 Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")]
 DeviceMap = Annotated[
-    str | None, typer.Option(help="Where the model goes: cuda, auto (wherever there is room); the CPU by itself.")
+    str | None,
+    typer.Option(help="Where the model goes: cuda, auto (wherever there is room); the CPU by itself."),
 ]
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")]
@@ -98,12 +99,6 @@ def _use(module: str, function: str) -> Callable[..., Any]:
     return found
 
 
-def _model(run: Path, dtype: str, device_map: str | None) -> Any:
-    check.require_run(run)
-    check.require_dtype(dtype)
-    return _use(USE_MODULE, "Model")(run=run, dtype=dtype, device_map=device_map)
-
-
 # --- verbs that Hydra configures ---------------------------------------------------------------------------------
 
 
@@ -138,7 +133,7 @@ for _verb in VERBS:
 
 @app.command()
 def ask(
-    run: Model,
+    run: RunOrOfficial,
     image: Image,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain words.")],
     dtype: Dtype = "auto",
@@ -147,13 +142,15 @@ def ask(
     """Answer a question about a picture."""
     check.require_run(run)
     check.require_picture(image)
-    model = _model(run, dtype, device_map)
-    typer.echo(_use(USE_MODULE, "ask")(model=model, image=image, question=question))
+    check.require_dtype(dtype)
+    check.require_device_map(device_map)
+    answer = _use(USE_MODULE, "ask")
+    typer.echo(answer(run=run, image=image, question=question, dtype=dtype, device_map=device_map))
 
 
 @app.command()
 def draw(
-    run: Model,
+    run: RunOrOfficial,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw, in plain words.")],
     output: Output = Path("out.png"),
     count: Annotated[int, typer.Option(help="How many pictures to draw.")] = 1,
@@ -181,8 +178,10 @@ def draw(
     check.require_at_least("--temperature", temperature, 0)
     check.require_at_least("--top-k", top_k, 1)
     check.require_share("--top-p", top_p)
+    check.require_dtype(dtype)
+    check.require_device_map(device_map)
     written = _use(USE_MODULE, "draw")(
-        model=_model(run, dtype, device_map),
+        run=run,
         prompt=prompt,
         output=output,
         count=count,
@@ -191,6 +190,8 @@ def draw(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        dtype=dtype,
+        device_map=device_map,
     )
     for path in written:
         typer.echo(path)
@@ -198,7 +199,7 @@ def draw(
 
 @app.command()
 def reconstruct(
-    run: Model,
+    run: RunOrOfficial,
     image: Image,
     output: Output = Path("out.png"),
     dtype: Dtype = "auto",
@@ -208,8 +209,10 @@ def reconstruct(
     check.require_run(run)
     check.require_picture(image)
     check.require_writable_picture(output)
-    model = _model(run, dtype, device_map)
-    typer.echo(_use(USE_MODULE, "reconstruct")(model=model, image=image, output=output))
+    check.require_dtype(dtype)
+    check.require_device_map(device_map)
+    back = _use(USE_MODULE, "reconstruct")
+    typer.echo(back(run=run, image=image, output=output, dtype=dtype, device_map=device_map))
 
 
 convert = typer.Typer(help="Convert checkpoints from and to the official VILA-U code.", no_args_is_help=True)

@@ -56,7 +56,9 @@ class DepthTransformer(nn.Module):
         The last depth's embedding is predicted but never read.
         """
         first = self.from_hidden(hidden.to(self.positions.device)).unsqueeze(1)
-        rest = self.from_features(embeddings[:, :-1].cumsum(dim=1).to(self.positions.device, self.positions.dtype))
+        rest = self.from_features(
+            embeddings[:, :-1].cumsum(dim=1).to(self.positions.device, self.positions.dtype)
+        )
         x = torch.cat([first, rest], dim=1) + self.positions
         for block in self.blocks:
             x = block(x)

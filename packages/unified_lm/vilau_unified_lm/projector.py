@@ -16,12 +16,14 @@ class Projector(nn.Module):
     row and column embeddings normal with standard deviation `std`.
     """
 
-    def __init__(self, width: int, hidden: int, layers: int, grid: tuple[int, int] | None, std: float) -> None:
+    def __init__(
+        self, width: int, hidden: int, layers: int, grid: tuple[int, int] | None, std: float
+    ) -> None:
         super().__init__()
         if layers < 0 or (layers == 0 and width != hidden):
             raise UserError(
-                f"projector_layers is {layers}; between features of {width} and hidden states of {hidden} there must be "
-                "at least 1"
+                f"projector_layers is {layers}; between features of {width} and hidden states of {hidden} there "
+                "must be at least 1"
             )
         modules: list[nn.Module] = []
         for layer in range(layers):
@@ -34,8 +36,9 @@ class Projector(nn.Module):
 
     def forward(self, features: Tensor, grid_index: Tensor) -> Tensor:
         """features float [N, C]; grid_index int64 [N], row-major place of each visual position in its image."""
-        if len(self.mlp):
-            features = features.to(self.mlp[0].weight.dtype)  # quantised ones stay in float32
+        for weight in self.mlp.parameters():
+            features = features.to(weight.dtype)  # quantised ones stay in float32
+            break
         projected = self.mlp(features)
         if self.grid is None:
             return projected

@@ -22,8 +22,6 @@ from vilau_unified_lm.vicuna import VicunaBuilder
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.clip import load_text_tokenizer
 
-FRAMES = 8  # of a video that is generated, as VILA-U was trained (section 3.2)
-
 
 class Session:
     """Model, text tokenizer and engine together."""
@@ -42,6 +40,7 @@ class Session:
     def open(
         cls,
         directory: Path,
+        *,
         dtype: torch.dtype | str = "auto",
         device_map: str | dict[str, Any] | None = None,
     ) -> Session:
@@ -91,9 +90,7 @@ class Session:
         codes = self.engine.draw(documents, self.builder.drawing_prompt(""), sampling, seeds)
         return to_array(self.image_tokenizer.decode(codes))
 
-    def film(
-        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int], frames: int = FRAMES
-    ) -> Picture:
+    def film(self, prompts: Sequence[str], frames: int, sampling: Sampling, seeds: Sequence[int]) -> Picture:
         """uint8 [B, frames, H, W, 3], one video a prompt, each with its own seed."""
         documents = [self.builder.filming_prompt(prompt) for prompt in prompts]
         codes = self.engine.film(documents, self.builder.filming_prompt(""), frames, sampling, seeds)

@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from omegaconf import OmegaConf
 
+from vilau_common.errors import UserError
 from vilau_common.images import enlarged
 from vilau_unified_lm.evaluation.language import MAX_TOKENS
 from vilau_unified_lm.evaluation.run import SETTINGS, SamplingConfig
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
 
-
-# Of the models that are no demo: as much as a picture's description takes.
+# Of models that are no demo: as much as a picture's description takes.
 DESCRIPTION_TOKENS = 512
 
 
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """Which model, and how it is loaded. run: a run, or a checkpoint of the official code. dtype: 'auto' takes the
-    stored one. device_map: None for the CPU, else as `from_pretrained` takes it ('auto', 'cuda', …)."""
+def open_run(run: Path, dtype: str, device_map: str | None) -> Session:
+    """The LM of a run: RUN/lm of a whole line, the LM's own run directory, or a checkpoint of the official code.
 
-    run: Path
-    dtype: str = "auto"
-    device_map: str | None = None
-
-    def open(self) -> Session:
-        """Raises UserError where there is no such model."""
-        return Session.open(self.run, self.dtype, self.device_map)
+    dtype: 'auto' takes the stored one. device_map: None for the CPU, else as `from_pretrained` takes it.
+    """
+    if device_map is not None and device_map.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"--device-map is {device_map}, but torch finds no GPU here; leave it out for the CPU"
+        )
+    return Session.open(run, dtype=dtype, device_map=device_map)
 
 
-def ask(*, model: Model, image: Path, question: str) -> str:
+def ask(*, run: Path, image: Path, question: str, dtype: str, device_map: str | None) -> str:
     """The answer to a question about a picture file."""
-    session = model.open()
-    codes = session.encode(session.open_image(image)[None])
+    session = open_run(run, dtype, device_map)
     limit = MAX_TOKENS if session.model.config.conversation == "plain" else DESCRIPTION_TOKENS
+    codes = session.encode(session.open_image(image)[None])
     return session.answer(list(codes), [question], limit)[0]
 
 
 def draw(
     *,
-    model: Model,
+    run: Path,
     prompt: str,
     output: Path,
     count: int,
@@ -51,16 +49,18 @@ def draw(
     temperature: float | None,
     top_k: int | None,
     top_p: float | None,
+    dtype: str,
+    device_map: str | None,
 ) -> list[Path]:
     """`count` pictures of a prompt with the seeds seed, seed + 1, …; returns the files. None: as evaluated."""
-    evaluated = evaluated_sampling(model.run)
+    evaluated = evaluated_sampling(run)
     sampling = Sampling(
         guidance=evaluated.guidance if guidance is None else guidance,
         temperature=evaluated.temperature if temperature is None else temperature,
         top_k=evaluated.top_k if top_k is None else top_k,
         top_p=evaluated.top_p if top_p is None else top_p,
     )
-    session = model.open()
+    session = open_run(run, dtype, device_map)
     pictures = session.draw([prompt] * count, sampling, [seed + index for index in range(count)])
     paths = [output if count == 1 else output.with_stem(f"{output.stem}_{index}") for index in range(count)]
     for path, picture in zip(paths, pictures, strict=True):
@@ -68,9 +68,9 @@ def draw(
     return paths
 
 
-def reconstruct(*, model: Model, image: Path, output: Path) -> Path:
+def reconstruct(*, run: Path, image: Path, output: Path, dtype: str, device_map: str | None) -> Path:
     """A picture file through the tower's codes and back; the result goes to `output`."""
-    session = model.open()
+    session = open_run(run, dtype, device_map)
     enlarged(session.reconstruct(session.open_image(image)[None])[0]).save(output)
     return output
 

@@ -112,7 +112,9 @@ class ConvDecoder(nn.Module):
                 raise UserError(
                     f"decoder.groups is {config.groups}, which does not divide the {channels} channels"
                 )
-        attention_levels = {len(widths) - 1} if config.attention_levels is None else set(config.attention_levels)
+        attention_levels = (
+            {len(widths) - 1} if config.attention_levels is None else set(config.attention_levels)
+        )
         if not attention_levels <= set(range(len(widths))):
             raise UserError(
                 f"decoder.attention_levels is {config.attention_levels}, but the levels are 0 to {len(widths) - 1}"

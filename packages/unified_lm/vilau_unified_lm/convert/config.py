@@ -14,6 +14,7 @@ from vilau_unified_lm.config import DepthConfig, UnifiedLMConfig
 from vilau_unified_lm.convert.layout import LLM, PROJECTOR, TOWER, OfficialCheckpoint
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.official import tower_config
+from vilau_vision_tower.quantizer import QuantizerConfig
 
 CONVERSATION = "vicuna_v1"  # of both released models; no file says so
 FRAMES = 8
@@ -71,6 +72,7 @@ def _depth_config(
     values: dict[str, Any], text: LlamaConfig, tower: VisionTowerConfig, source: str
 ) -> DepthConfig:
     quantizer, encoder = tower.quantizer_config, tower.encoder_config
+    assert isinstance(quantizer, QuantizerConfig)
     try:
         depth = values["block_size"][2]
         config = DepthConfig(
@@ -81,7 +83,7 @@ def _depth_config(
         )
         wanted = {
             "block_size[2]": (depth, quantizer.depth, "the codes of a position"),
-            "vocab_size": (values["vocab_size"], tower.quantizer["codebook_size"], "the codes of a codebook"),
+            "vocab_size": (values["vocab_size"], quantizer.codebook_size, "the codes of a codebook"),
             "input_embed_dim_1": (values["input_embed_dim_1"], encoder.hidden_size, "the tower's width"),
             "input_embed_dim_2": (values["input_embed_dim_2"], text.hidden_size, "the LM's width"),
         }

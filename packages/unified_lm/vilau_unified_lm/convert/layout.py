@@ -43,20 +43,27 @@ def is_official(directory: Path) -> bool:
 
 
 def open_official(directory: Path) -> OfficialCheckpoint:
-    """The configurations and the headers of the weights. Raises UserError for a part that is missing or of no known type."""
+    """The configurations and the headers of the weights.
+
+    Raises UserError for a part that is missing or of no known type.
+    """
     config = _part_config(directory / "config.json", ROOT_MODEL_TYPE)
     for part in PARTS:
         if not (directory / part).is_dir():
             raise UserError(
-                f"no {part}/ in {directory}: an official VILA-U checkpoint has {', '.join(f'{name}/' for name in PARTS)} "
-                "and config.json"
+                f"no {part}/ in {directory}: an official VILA-U checkpoint has "
+                f"{', '.join(f'{name}/' for name in PARTS)} and config.json"
             )
     parts = {part: _part_config(directory / part / "config.json", MODEL_TYPES[part]) for part in PARTS}
-    return OfficialCheckpoint(directory, config, parts, {part: WeightFiles(directory / part) for part in PARTS})
+    return OfficialCheckpoint(
+        directory, config, parts, {part: WeightFiles(directory / part) for part in PARTS}
+    )
 
 
 def _part_config(file: Path, model_type: str) -> dict[str, Any]:
     values = read_json(file)
     if values.get("model_type") != model_type:
-        raise UserError(f"{file}: model_type is {values.get('model_type')!r}; only {model_type!r} can be read")
+        raise UserError(
+            f"{file}: model_type is {values.get('model_type')!r}; only {model_type!r} can be read"
+        )
     return values

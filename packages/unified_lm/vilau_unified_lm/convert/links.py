@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from vilau_common.tensor_links import Link, concatenated, renamed, unsqueezed
 from vilau_unified_lm.convert.layout import LLM, PROJECTOR, TOWER
@@ -41,7 +42,7 @@ def unified_links(model: UnifiedLM, present: Mapping[str, Collection[str]]) -> d
     }
 
 
-def stored_names(llm: nn.Module) -> list[str]:
+def stored_names(llm: PreTrainedModel) -> list[str]:
     """The names of the LM's tensors; a head that is tied to the embedding is not stored."""
     tied = llm.config.tie_word_embeddings
     return [name for name in llm.state_dict() if not (tied and name == HEAD)]

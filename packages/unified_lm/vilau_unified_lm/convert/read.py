@@ -5,6 +5,7 @@ Nothing is read but headers until configurations, tokenizer, names and shapes ha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ def load_official(
     dtype: 'auto' takes the stored one. quantization_config: leaves UNQUANTIZED alone unless it says otherwise.
     """
     inspected = inspect(directory)
-    if quantization_config is not None and getattr(quantization_config, "llm_int8_skip_modules", []) is None:
+    if getattr(quantization_config, "llm_int8_skip_modules", []) is None:
+        quantization_config = copy.copy(quantization_config)
         quantization_config.llm_int8_skip_modules = list(UNQUANTIZED)
     model, report = UnifiedLM.from_pretrained(
         None,

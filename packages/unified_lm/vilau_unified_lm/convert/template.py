@@ -80,9 +80,7 @@ class Template:
                 for path in paths
                 if path not in (directory / NAMES, directory / LEFT_OVER)
             },
-            shapes={
-                part: {name: tuple(shape) for name, shape in shapes[part].items()} for part in PARTS
-            },
+            shapes={part: {name: tuple(shape) for name, shape in shapes[part].items()} for part in PARTS},
             left_over=frozenset(tensors),
             read=tensors.tensor,
         )

@@ -11,10 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from tokenizers import AddedToken, Regex, normalizers
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import import_protobuf
-from transformers.tokenization_utils_base import generate_merges
 
 from vilau_common.errors import UserError
 from vilau_common.weight_files import read_json
@@ -24,6 +24,7 @@ from vilau_vision_tower.clip import load_text_tokenizer
 
 MODEL, TOKENIZER = "tokenizer.model", "tokenizer.json"
 BPE = 2  # sentencepiece's TrainerSpec.ModelType
+NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 NORMAL = 1  # its piece type of what text is merged into; others are control tokens and bytes
 
 
@@ -60,32 +61,30 @@ def _check(checkpoint: OfficialCheckpoint, tokenizer: PreTrainedTokenizerBase) -
 def _from_sentencepiece(directory: Path) -> PreTrainedTokenizerBase:
     model = _read_model(directory / MODEL)
     vocabulary = {piece.piece: index for index, piece in enumerate(model.pieces)}
-    unmerged = [piece.piece for piece in model.pieces if piece.type != NORMAL]
     settings = read_json(directory / "tokenizer_config.json")
     tokenizer = LlamaTokenizer(
         vocab=vocabulary,
-        merges=generate_merges(vocabulary, skip_tokens=unmerged),
+        merges=_merges(
+            {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == NORMAL}
+        ),
         legacy=False,
         add_prefix_space=True,
         add_bos_token=settings.get("add_bos_token", True),
         add_eos_token=settings.get("add_eos_token", False),
         model_max_length=settings.get("model_max_length"),
         padding_side="right",
-        **{name: _content(settings[name]) for name in _NAMED if settings.get(name) is not None},
+        **{name: _content(settings[name]) for name in NAMED if settings.get(name) is not None},
     )
     tokenizer.backend_tokenizer.normalizer = _normalizer(model.normalizer_spec)
     added = _added_tokens(directory, settings, len(vocabulary))
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in added], special_tokens=True)
+    tokenizer.add_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in added], special_tokens=True
+    )
     return tokenizer
-
-
-_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def _read_model(file: Path) -> Any:
     """sentencepiece's `ModelProto`."""
-    from google.protobuf.message import DecodeError
-
     model = import_protobuf().ModelProto()
     try:
         model.ParseFromString(file.read_bytes())
@@ -94,6 +93,16 @@ def _read_model(file: Path) -> Any:
     if model.trainer_spec.model_type != BPE or not model.pieces:
         raise UserError(f"{file} is no sentencepiece model of kind BPE, as LLaMA's is")
     return model
+
+
+def _merges(pieces: dict[str, int]) -> list[tuple[str, str]]:
+    """Every pair of pieces that is a piece, in the order of ids: sentencepiece makes the piece of least id first."""
+    return [
+        (piece[:cut], piece[cut:])
+        for piece in sorted(pieces, key=lambda piece: pieces[piece])
+        for cut in range(1, len(piece))
+        if piece[:cut] in pieces and piece[cut:] in pieces
+    ]
 
 
 def _normalizer(spec: Any) -> normalizers.Normalizer | None:
@@ -114,7 +123,9 @@ def _added_tokens(directory: Path, settings: dict[str, Any], base: int) -> list[
     ids |= {_content(token): int(id_) for id_, token in (settings.get("added_tokens_decoder") or {}).items()}
     added = sorted((id_, token) for token, id_ in ids.items() if id_ >= base)
     if [id_ for id_, _ in added] != list(range(base, base + len(added))):
-        raise UserError(f"{directory}: the added tokens' ids {[id_ for id_, _ in added]} leave gaps behind {base - 1}")
+        raise UserError(
+            f"{directory}: the added tokens' ids {[id_ for id_, _ in added]} leave gaps behind {base - 1}"
+        )
     return [token for _, token in added]
 
 

@@ -50,22 +50,24 @@ def convert_to_official(source: Path, output: Path, like: Path | None = None) ->
 
 def check_expressible(config: UnifiedLMConfig) -> None:
     """Raises UserError where the official code has no such model."""
-    tower, quantizer = config.tower_config, config.tower_config.quantizer_config
-    residual = isinstance(quantizer, QuantizerConfig)
-    impossible = {
-        f"a {config.backbone_config.model_type} backbone": not isinstance(
-            config.backbone_config, LlamaConfig
+    backbone, tower = config.backbone_config, config.tower_config
+    quantizer, decoder = tower.quantizer_config, tower.decoder_config
+    impossible = [
+        (f"{backbone.model_type} backbone", not isinstance(backbone, LlamaConfig)),
+        ("learned grid positions", config.grid_positions),
+        (
+            f"{tower.encoder_config.model_type} encoder",
+            not isinstance(tower.encoder_config, SiglipVisionConfig),
         ),
-        "learned grid positions": config.grid_positions,
-        f"an image encoder of type {tower.encoder_config.model_type}": not isinstance(
-            tower.encoder_config, SiglipVisionConfig
-        ),
-        f"a quantizer of kind {quantizer.kind}": not residual,
-        "codes narrower than the encoder": residual and quantizer.code_dim is not None,
-        "codebooks learned by gradient": residual and quantizer.codebook_update != "ema",
-        f"a {tower.decoder_config.kind} decoder": not isinstance(tower.decoder_config, ConvDecoderConfig),
-    }
-    if found := [what for what, is_so in impossible.items() if is_so]:
+        (f"{decoder.kind} decoder", not isinstance(decoder, ConvDecoderConfig)),
+        (f"{quantizer.kind} quantizer", not isinstance(quantizer, QuantizerConfig)),
+    ]
+    if isinstance(quantizer, QuantizerConfig):
+        impossible += [
+            ("codes narrower than the encoder", quantizer.code_dim is not None),
+            ("codebooks learned by gradient", quantizer.codebook_update != "ema"),
+        ]
+    if found := [what for what, is_so in impossible if is_so]:
         raise UserError(f"the official code has no {', no '.join(found)}; this model has")
 
 
@@ -98,7 +100,9 @@ def _part_state(part: str, model: UnifiedLM, ours: WeightFiles, template: Templa
     for name, shape in shapes.items():
         source = canonical(part, name, model, shapes)
         if source not in made and name not in template.left_over:
-            raise UserError(f"the model has nothing for {part}'s {name}; its architecture is another than the template's")
+            raise UserError(
+                f"the model has nothing for {part}'s {name}; its architecture is another than the template's"
+            )
         tensor = made[source] if source in made else template.read(name)
         if tuple(tensor.shape) != shape:
             raise UserError(
@@ -107,5 +111,7 @@ def _part_state(part: str, model: UnifiedLM, ours: WeightFiles, template: Templa
             )
         state[name] = tensor.clone() if source != name else tensor
     if surplus := sorted(made.keys() - shapes.keys()):
-        raise UserError(f"the template's {part} has no {surplus[0]}; its architecture is another than the model's")
+        raise UserError(
+            f"the template's {part} has no {surplus[0]}; its architecture is another than the model's"
+        )
     return state

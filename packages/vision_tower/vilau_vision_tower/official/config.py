@@ -32,14 +32,14 @@ def tower_config(values: Mapping[str, Any], checkpoint: Path, source: str) -> Vi
         f"{source}: rqvaesiglip.pretrained_model",
     )
     side = vision.image_size // vision.patch_size
-    *grid, depth = values["code_shape"]
+    depth = _as_list(values["code_shape"])[-1]
     wanted = {
         "code_shape": [side, side, depth],
         "latent_shape": [side, side, vision.hidden_size],
         "embed_dim": vision.hidden_size,
     }
     for key, value in wanted.items():
-        if values[key] != value and list(_as_list(values[key])) != value:
+        if _as_list(values[key]) != _as_list(value):
             raise UserError(
                 f"{source}: rqvaesiglip.{key} is {values[key]}, but its SigLIP of {vision.image_size} pixels in "
                 f"patches of {vision.patch_size}, {vision.hidden_size} wide, needs {value}"
@@ -77,7 +77,9 @@ def _decoder(values: Mapping[str, Any], side: int, source: str) -> ConvDecoderCo
     decoder = values["ddconfig"]
     _require(decoder, DECODER_REQUIRED, f"{source}: rqvaesiglip.ddconfig")
     if decoder.get("out_ch", 3) != 3:
-        raise UserError(f"{source}: rqvaesiglip.ddconfig.out_ch is {decoder['out_ch']}; pictures have 3 channels")
+        raise UserError(
+            f"{source}: rqvaesiglip.ddconfig.out_ch is {decoder['out_ch']}; pictures have 3 channels"
+        )
     levels = range(len(decoder["ch_mult"]))
     # The official code counts resolutions of its nominal image up from the latent one.
     lowest = decoder["resolution"] // 2 ** levels[-1]

@@ -17,6 +17,7 @@ from torch import nn
 
 from vilau_common.tensor_links import Link, concatenated, renamed, stacked, stacked_without_last_row
 from vilau_vision_tower.decoder import AttentionBlock, ConvDecoder, ResidualBlock, UpSample
+from vilau_vision_tower.quantizer import ResidualQuantizer
 from vilau_vision_tower.tower import VisionTower
 
 PREFIX = "rqvaesiglip."
@@ -82,7 +83,7 @@ def decoder_links(decoder: ConvDecoder) -> list[Link]:
 def canonical_name(name: str, tower: VisionTower, present: Collection[str]) -> str:
     """The name in `tower_links` of the tensor `name`: another depth's, where all share one codebook."""
     match = CODEBOOK.fullmatch(name)
-    if match is None or len(tower.quantizer.codebooks) > 1:
+    if match is None or _books(tower) > 1:
         return name
     return _codebook(_stored_depths(tower, present)[0], match[2])
 
@@ -98,10 +99,16 @@ def is_left_over(name: str) -> bool:
     return LEFT_OVER.fullmatch(name) is not None
 
 
+def _books(tower: VisionTower) -> int:
+    """How many codebooks there are: one for each depth, or one."""
+    assert isinstance(tower.quantizer, ResidualQuantizer)
+    return len(tower.quantizer.codebooks)
+
+
 def _stored_depths(tower: VisionTower, present: Collection[str]) -> list[int]:
     """The depths whose codebooks are read: all, or the first one stored of a codebook that all share."""
     depths = list(range(tower.depth))
-    if len(tower.quantizer.codebooks) > 1:
+    if _books(tower) > 1:
         return depths
     return [depth for depth in depths if _codebook(depth, "weight") in present][:1] or [0]
 
