@@ -18,6 +18,7 @@ from vilau_common.pictures import (
     PictureError,
     centre_square,
     encode_png,
+    fitted_square,
     random_square,
     read_picture,
     squeezed,
@@ -187,6 +188,19 @@ def test_a_whole_picture_of_no_possible_shape_falls_back_to_the_centre() -> None
     strip = np.arange(4 * 100 * 3, dtype=np.uint8).reshape(4, 100, 3)
     rng = np.random.default_rng(0)
     assert np.array_equal(random_square(strip, 4, 1.0, rng), centre_square(strip, 4))
+
+
+def test_all_of_a_picture_is_squeezed_or_stands_on_grey() -> None:
+    """As the official code does it: Pillow's own resizing, of the picture or of the square that it is pasted on."""
+    picture = smooth(24, 40)
+    squeezed = Image.fromarray(picture).resize((16, 16))
+    assert np.array_equal(fitted_square(picture, 16, "resize"), np.asarray(squeezed))
+    page = Image.new("RGB", (40, 40), (127, 127, 127))
+    page.paste(Image.fromarray(picture), (0, 8))
+    assert np.array_equal(fitted_square(picture, 16, "pad"), np.asarray(page.resize((16, 16))))
+    upright = np.ascontiguousarray(picture.transpose(1, 0, 2))
+    assert np.array_equal(fitted_square(upright, 40, "pad")[:, 8:32], upright)
+    assert np.array_equal(fitted_square(picture, 16, "crop"), centre_square(picture, 16))
 
 
 def test_a_users_picture_is_opened_or_told(tmp_path: Path) -> None:

@@ -179,8 +179,8 @@ def test_other_weights_questions_or_settings_are_refused(line: Path, tmp_path: P
     data = toys.pope(tmp_path / "pope")
     config = config_for(line, pope=PopeConfig(directory=str(data)))
     evaluate_public(config)
-    with pytest.raises(UserError, match='another configuration .*fit "whole" -> "centre"'):
-        evaluate_public(replace(config, fit="centre"))
+    with pytest.raises(UserError, match='another configuration .*fit "resize" -> "crop"'):
+        evaluate_public(replace(config, fit="crop"))
     with pytest.raises(UserError, match="another configuration .*content"):
         evaluate_public(replace(config, short_answer="?"))
     session = Session.open(line / "lm")
@@ -383,7 +383,7 @@ def test_mistakes_are_told_before_the_model_is_asked(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"fit": "pad"}, "fit is 'pad'; it is whole or centre"),
+        ({"fit": "fill"}, "fit is 'fill'; it is one of crop, resize, pad"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),
         ({"limit": 0}, "limit must be 1 or more"),
         ({"seed": -1}, "seed must be 0 or more"),

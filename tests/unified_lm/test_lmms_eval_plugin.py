@@ -153,7 +153,7 @@ def test_likelihoods_are_mean_losses(model: Any, run: Path) -> None:
 
 def test_pictures_are_fitted_as_set(plugin: Any, run: Path) -> None:
     wide = np.random.default_rng(0).integers(256, size=(30, 60, 3), dtype=np.uint8)
-    made = plugin(pretrained=str(run), device="cpu", fit="centre")
+    made = plugin(pretrained=str(run), device="cpu", fit="crop")
     seen = made._prompt("what?", lambda document: [Image.fromarray(wide)], {}).pictures[0]
     assert seen.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
     middle = Image.fromarray(wide[:, 15:45]).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)

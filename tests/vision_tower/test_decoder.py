@@ -82,6 +82,28 @@ def test_convolutions_are_wide_where_the_picture_is_small() -> None:
     assert seen == {8: {12}, 16: {8}, 32: {4}}
 
 
+def test_attention_stands_where_it_is_asked_for() -> None:
+    def attended(levels: list[int] | None) -> list[int]:
+        config = ConvDecoderConfig(
+            latent_channels=5,
+            channels=4,
+            channel_multipliers=[1, 2, 3],
+            residual_blocks=1,
+            attention_levels=levels,
+            groups=2,
+        )
+        decoder, sides = ConvDecoder(config, WIDTH, 32), []
+        for module in decoder.up:
+            if isinstance(module, AttentionBlock):
+                module.register_forward_hook(lambda _, __, out: sides.append(out.shape[-1]))
+        decoder(torch.randn(1, WIDTH, 8, 8))
+        return sides
+
+    assert (attended(None), attended([]), attended([0, 1])) == ([8], [], [16, 32])
+    with pytest.raises(UserError, match="attention_levels is .*3.*levels are 0 to 2"):
+        attended([3])
+
+
 def test_the_convolutional_decoder_is_rq_vaes() -> None:
     """Pixels and gradients, with its weights."""
     sizes = {"embed_dim": WIDTH, "z_channels": 5, "ch": 4, "ch_mult": [1, 2, 3], "groups": 2}

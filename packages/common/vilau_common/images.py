@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vilau_common.errors import UserError
 from vilau_common.pictures import Picture as Picture  # used beside the functions here
-from vilau_common.pictures import PictureError, centre_square, read_picture
+from vilau_common.pictures import PictureError, fitted_square, read_picture
 
 # The smallest side at which a small picture is shown: below that a person sees a smudge.
 SHOWN_SIDE = 96
@@ -35,10 +35,10 @@ def to_array(images: Tensor) -> Picture:
     return array
 
 
-def open_image(path: Path | str, size: int) -> Picture:
-    """A picture file as uint8 [size, size, 3]: the centre square, resized. Raises UserError if it is none."""
+def open_image(path: Path | str, size: int, fit: str = "crop") -> Picture:
+    """A picture file as uint8 [size, size, 3], made square as `fit` says (`FITS`). Raises UserError if it is none."""
     try:
-        return centre_square(read_picture(Path(path).read_bytes()), size)
+        return fitted_square(read_picture(Path(path).read_bytes()), size, fit)
     except FileNotFoundError:
         raise UserError(f"there is no picture {path}") from None
     except (OSError, PictureError) as error:

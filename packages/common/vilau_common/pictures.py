@@ -25,6 +25,10 @@ LARGEST_PICTURE = 2**26  # pixels
 # With antialiasing; what CLIP and SigLIP were trained with.
 RESAMPLING = Image.Resampling.BICUBIC
 
+# How a picture that is no square becomes one: its middle; all of it, squeezed; or all of it, on grey.
+FITS = ("crop", "resize", "pad")
+GREY = (127, 127, 127)  # the pixel statistics' mean of 0.5, cut as the official VILA-U code cuts it
+
 # Random crops as torchvision's RandomResizedCrop makes them.
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 _CROP_ATTEMPTS = 10
@@ -97,6 +101,19 @@ def squeezed(picture: Picture, size: int) -> Picture:
     """uint8 [H, W, 3] -> [size, size, 3]: all of the picture, its aspect ratio lost."""
     height, width = picture.shape[:2]
     return _resized(picture, 0, 0, height, width, size)
+
+
+def fitted_square(picture: Picture, size: int, fit: str) -> Picture:
+    """uint8 [H, W, 3] -> [size, size, 3]; fit: one of FITS."""
+    assert fit in FITS
+    if fit == "crop":
+        return centre_square(picture, size)
+    height, width = picture.shape[:2]
+    if fit == "pad" and height != width:
+        page = Image.new("RGB", (max(height, width),) * 2, GREY)
+        page.paste(Image.fromarray(picture), (max(height - width, 0) // 2, max(width - height, 0) // 2))
+        picture = np.asarray(page)
+    return squeezed(picture, size)
 
 
 def random_square(picture: Picture, size: int, smallest_share: float, rng: np.random.Generator) -> Picture:

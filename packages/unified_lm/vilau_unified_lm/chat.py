@@ -48,10 +48,15 @@ Part = TextSegment | Place
 
 
 class Chat(ABC):
-    """Turns -> segments. `opening`: the ids before a picture that begins a conversation; `end`: what ends an answer."""
+    """Turns -> segments. `opening`: the ids before a picture that begins a conversation; `end`: what ends an answer.
+
+    `marked`: whether <image_start> and its like stand around pictures; `between`: the ids between frames of a video.
+    """
 
     opening: tuple[int, ...]
     end: int
+    marked: bool = True
+    between: tuple[int, ...] = ()
 
     @abstractmethod
     def conversation(self, turns: Sequence[Turn]) -> list[Part]:

@@ -42,6 +42,15 @@ ConfigDirectory = Annotated[
 ]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the settings and do nothing.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A finished run, such as runs/demo.")]
+RunOrOfficial = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A finished run, or a checkpoint of the official VILA-U code."),
+]
+Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="Where the model goes: cuda, auto (wherever there is room); the CPU by itself."),
+]
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")]
 AS_TRAINED = "; by itself as the run was evaluated"
@@ -152,19 +161,24 @@ for _verb in VERBS:
 
 @app.command()
 def ask(
-    run: Run,
+    run: RunOrOfficial,
     image: Image,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain words.")],
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
 ) -> None:
     """Answer a question about a picture."""
     check.require_run(run)
     check.require_picture(image)
-    typer.echo(_use(USE_MODULE, "ask")(run=run, image=image, question=question))
+    check.require_dtype(dtype)
+    check.require_device_map(device_map)
+    answer = _use(USE_MODULE, "ask")
+    typer.echo(answer(run=run, image=image, question=question, dtype=dtype, device_map=device_map))
 
 
 @app.command()
 def draw(
-    run: Run,
+    run: RunOrOfficial,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw, in plain words.")],
     output: Output = Path("out.png"),
     negative: Annotated[str, typer.Option(help="What the picture should not show; see --guidance.")] = "",
@@ -181,6 +195,8 @@ def draw(
         float | None,
         typer.Option(help=f"Draw from the likeliest codes of that total probability{AS_TRAINED}."),
     ] = None,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
 ) -> None:
     """Draw what a prompt says."""
     check.require_run(run)
@@ -191,6 +207,8 @@ def draw(
     check.require_at_least("--temperature", temperature, 0)
     check.require_at_least("--top-k", top_k, 1)
     check.require_share("--top-p", top_p)
+    check.require_dtype(dtype)
+    check.require_device_map(device_map)
     written = _use(USE_MODULE, "draw")(
         run=run,
         prompt=prompt,
@@ -202,18 +220,66 @@ def draw(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        dtype=dtype,
+        device_map=device_map,
     )
     for path in written:
         typer.echo(path)
 
 
 @app.command()
-def reconstruct(run: Run, image: Image, output: Output = Path("out.png")) -> None:
+def reconstruct(
+    run: RunOrOfficial,
+    image: Image,
+    output: Output = Path("out.png"),
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+) -> None:
     """Turn a picture into codes and back."""
     check.require_run(run)
     check.require_picture(image)
     check.require_writable_picture(output)
-    typer.echo(_use(USE_MODULE, "reconstruct")(run=run, image=image, output=output))
+    check.require_dtype(dtype)
+    check.require_device_map(device_map)
+    back = _use(USE_MODULE, "reconstruct")
+    typer.echo(back(run=run, image=image, output=output, dtype=dtype, device_map=device_map))
+
+
+convert = typer.Typer(help="Convert checkpoints from and to the official VILA-U code.", no_args_is_help=True)
+app.add_typer(convert, name="convert")
+NewDirectory = Annotated[Path, typer.Argument(metavar="OUT", help="A directory that does not exist yet.")]
+
+
+@convert.command()
+def from_official(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="With config.json, llm/, vision_tower/ and mm_projector/.")
+    ],
+    output: NewDirectory,
+) -> None:
+    """Write a checkpoint of the official code as a model directory of ours."""
+    check.require_directory(directory)
+    typer.echo(_use("vilau_unified_lm.convert.read", "convert_from_official")(directory, output))
+
+
+@convert.command()
+def to_official(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a directory of from-official.")],
+    output: NewDirectory,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="An official or converted checkpoint of the same architecture, for what a run does not hold: the "
+            "tokenizer's files and SigLIP's text model.",
+        ),
+    ] = None,
+) -> None:
+    """Write a model as a checkpoint of the official code."""
+    check.require_directory(run)
+    if like is not None:
+        check.require_directory(like)
+    typer.echo(_use("vilau_unified_lm.convert.write", "convert_to_official")(run, output, like))
 
 
 @app.command()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vilau_common.errors import UserError
 
+DEVICE_MAP = re.compile(r"auto|cpu|cuda(:\d+)?")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -13,6 +16,24 @@ def require_run(run: Path) -> None:
     """A run's directory must exist."""
     if not run.is_dir():
         raise UserError(f"there is no run directory {run}; make demo writes runs/demo")
+
+
+def require_directory(directory: Path) -> None:
+    """A directory to read must exist."""
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}")
+
+
+def require_dtype(dtype: str) -> None:
+    """One of DTYPES."""
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
+
+
+def require_device_map(device_map: str | None) -> None:
+    """None, or a device or way to share out a model that DEVICE_MAP knows."""
+    if device_map is not None and not DEVICE_MAP.fullmatch(device_map):
+        raise UserError(f"--device-map is {device_map!r}; it is auto, cpu, cuda, or one GPU such as cuda:1")
 
 
 def require_picture(image: Path) -> None:

@@ -56,8 +56,10 @@ class DepthTransformer(nn.Module):
 
         hidden: float [N, hidden]; embeddings: float [N, D, C], of the true codes; the last depth's is never read.
         """
-        first = self.from_hidden(hidden).unsqueeze(1)
-        rest = self.from_features(embeddings[:, :-1].cumsum(dim=1))
+        first = self.from_hidden(hidden.to(self.positions.device)).unsqueeze(1)
+        rest = self.from_features(
+            embeddings[:, :-1].cumsum(dim=1).to(self.positions.device, self.positions.dtype)
+        )
         x = torch.cat([first, rest], dim=1) + self.positions
         for block in self.blocks:
             x = block(x)
@@ -79,7 +81,12 @@ class DepthTransformer(nn.Module):
         source: at depth 0 the LM's hidden states [N, hidden], later the summed embeddings so far [N, C].
         """
         depth = cache.length
-        x = (self.from_hidden(source) if depth == 0 else self.from_features(source)) + self.positions[depth]
+        # Code embeddings are float32 whatever the weights are, and a large LM may end on another device.
+        if depth == 0:
+            x = self.from_hidden(source.to(self.positions.device))
+        else:
+            x = self.from_features(source.to(self.positions.device, self.positions.dtype))
+        x = x + self.positions[depth]
         for index, block in enumerate(self.blocks):
             assert isinstance(block, DepthBlock)
             x = block.step(x, cache.keys[index], cache.values[index], depth)

@@ -65,11 +65,12 @@ class DocumentBuilder:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self._known: dict[str, tuple[int, ...]] = {"": ()}
-        self.chat: Chat
-        if tokenizer.chat_template is None:
-            self.chat = PlainChat(self.ids, vocabulary)
-        else:
-            self.chat = TemplateChat(tokenizer, vocabulary)
+        self.chat = self._chat()
+
+    def _chat(self) -> Chat:
+        if self.tokenizer.chat_template is None:
+            return PlainChat(self.ids, self.vocabulary)
+        return TemplateChat(self.tokenizer, self.vocabulary)
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Text -> ids without special tokens. Texts come again (questions, epochs) and tokenizers are slow to call."""
@@ -180,6 +181,8 @@ class DocumentBuilder:
 
     def _picture(self, codes: Codes) -> tuple[Segment, ...]:
         """A picture that begins a conversation."""
+        if not self.chat.marked:
+            return (TextSegment(self.chat.opening, supervised=False), image(codes, supervised=False))
         opening = TextSegment((*self.chat.opening, self.vocabulary.image_start), supervised=False)
         closing = TextSegment((self.vocabulary.image_end,), supervised=False)
         return (opening, image(codes, supervised=False), closing)
@@ -200,8 +203,12 @@ class DocumentBuilder:
                 segments.append(part)
                 continue
             start, end = marks[part.kind]
-            frames = next(waiting[part.kind])
-            segments.append(TextSegment((start,), part.supervised))
-            segments += [image(codes, part.supervised) for codes in frames]
-            segments.append(TextSegment((end,), part.supervised))
+            if self.chat.marked:
+                segments.append(TextSegment((start,), part.supervised))
+            for number, codes in enumerate(next(waiting[part.kind])):
+                if number and self.chat.between:
+                    segments.append(TextSegment(self.chat.between, part.supervised))
+                segments.append(image(codes, part.supervised))
+            if self.chat.marked:
+                segments.append(TextSegment((end,), part.supervised))
         return Document(tuple(segments))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class UnifiedLM(MixedLM):
     config_class = UnifiedLMConfig
     config: UnifiedLMConfig
     supports_gradient_checkpointing = True
+    _no_split_modules = ["DepthTransformer", "Projector"]  # beside the backbone's layers and the tower's
 
     def __init__(self, config: UnifiedLMConfig, llm: PreTrainedModel | None = None) -> None:
         """llm: a trained backbone of config.text_config; None: one with new weights."""
@@ -52,7 +54,9 @@ class UnifiedLM(MixedLM):
         hidden = config.backbone_config.hidden_size
         self.llm = AutoModelForCausalLM.from_config(config.backbone_config) if llm is None else llm
         grid = tower.grid if config.grid_positions else None
-        self.projector = Projector(tower.feature_width, hidden, grid, config.initializer_range)
+        self.projector = Projector(
+            tower.feature_width, hidden, config.projector_layers, grid, config.initializer_range
+        )
         self.depth = DepthTransformer(
             config.depth_config,
             hidden,
@@ -65,6 +69,32 @@ class UnifiedLM(MixedLM):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part has initialised itself (see the class's docstring)."""
+
+    @classmethod
+    def from_official(
+        cls,
+        directory: str | Path,
+        *,
+        dtype: torch.dtype | str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        max_memory: dict[int | str, Any] | None = None,
+        offload_folder: str | None = None,
+        quantization_config: Any = None,
+    ) -> UnifiedLM:
+        """A checkpoint in the layout of the official VILA-U code, in evaluation mode; see `convert.read.load_official`.
+
+        Raises UserError, naming file and key, for what is missing, cut off, unknown or does not fit.
+        """
+        from vilau_unified_lm.convert.read import load_official  # which needs this class
+
+        return load_official(
+            Path(directory),
+            dtype=dtype,
+            device_map=device_map,
+            max_memory=max_memory,
+            offload_folder=offload_folder,
+            quantization_config=quantization_config,
+        )[0]
 
     @property
     def image_tokenizer(self) -> ImageTokenizer:
@@ -127,16 +157,30 @@ class UnifiedLM(MixedLM):
         return self.embed_places(batch, self.projector(features, batch.grid_index))
 
 
-def load_unified_lm(directory: str | Path) -> UnifiedLM:
-    """The model saved in `directory` (a run directory or its `model/`), in evaluation mode.
+def model_directory(directory: str | Path) -> Path:
+    """Where the model of a run directory is: in its lm/ of a whole line, its model/, or itself.
 
     Raises UserError where there is none.
     """
     path = Path(directory)
-    path = path / "model" if (path / "model").is_dir() else path
+    for inner in ("lm", "model"):
+        path = path / inner if (path / inner).is_dir() else path
     if not (path / "config.json").is_file():
         raise UserError(
             f"no unified LM in {directory}: expected a run directory of `make train-lm` with model/"
         )
-    model: UnifiedLM = UnifiedLM.from_pretrained(path, dtype=torch.float32)
+    return path
+
+
+def load_unified_lm(
+    directory: str | Path,
+    dtype: torch.dtype | str = torch.float32,
+    device_map: str | dict[str, Any] | None = None,
+) -> UnifiedLM:
+    """The model saved in `directory` (a run directory or its `model/`), in evaluation mode.
+
+    dtype, device_map: as `from_pretrained` takes them. Raises UserError where there is none.
+    """
+    path = model_directory(directory)
+    model: UnifiedLM = UnifiedLM.from_pretrained(path, dtype=dtype, device_map=device_map)
     return model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vilau_common.data.conversation import USER, VIDEO, Turn
 from vilau_common.errors import UserError
-from vilau_common.images import Picture, to_array, to_tensor
+from vilau_common.images import Picture, open_image, to_array, to_tensor
+from vilau_unified_lm.convert.layout import is_official
 from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
 from vilau_unified_lm.generation.engine import GREEDY, Engine
 from vilau_unified_lm.generation.loop import Listener
 from vilau_unified_lm.generation.request import Begin, Event, PictureEvent, Request, TextPart
 from vilau_unified_lm.generation.sampling import Sampling
-from vilau_unified_lm.model import UnifiedLM, load_unified_lm
+from vilau_unified_lm.model import UnifiedLM, load_unified_lm, model_directory
+from vilau_unified_lm.vicuna import VicunaBuilder
 from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.clip import load_text_tokenizer
@@ -39,24 +43,47 @@ class Session:
         self.text_tokenizer = tokenizer
         self.image_tokenizer = model.image_tokenizer
         books = self.image_tokenizer
-        self.builder = DocumentBuilder(
-            tokenizer, Vocabulary.from_tokenizer(tokenizer, books.codebook_size, books.depth)
-        )
+        vocabulary = Vocabulary.from_tokenizer(tokenizer, books.codebook_size, books.depth)
+        builders = {"plain": DocumentBuilder, "vicuna_v1": VicunaBuilder}
+        self.builder = builders[model.config.conversation](tokenizer, vocabulary)
         self.engine = Engine(model, compile)
 
     @classmethod
-    def open(cls, directory: Path, device: str = "cpu", compile: str = "none") -> Session:
-        """From an LM's run directory (or its model/). Raises UserError for no LM or a VILA there, or no such device."""
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device is {device}, but torch finds no GPU here; use device=cpu")
-        path = directory / "model" if (directory / "model").is_dir() else directory
-        if is_vila(path):
-            raise UserError(
-                f"{directory} holds a VILA, which answers questions about pictures but has no codes to draw with"
-            )
-        model = load_unified_lm(path)
-        model.to(torch.device(device))
-        return cls(model, load_text_tokenizer(path), compile)
+    def open(
+        cls,
+        directory: Path,
+        *,
+        device: str = "cpu",
+        compile: str = "none",
+        dtype: torch.dtype | str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+    ) -> Session:
+        """From a run directory (of an LM or a whole line), its model/, or a checkpoint of the official code.
+
+        compile: as the engine's. dtype: 'auto' takes the stored one. device_map: as `from_pretrained` takes it, in
+        place of `device`. Raises UserError where there is no such model, a VILA, or no such device.
+        """
+        for place in (device, device_map):
+            if isinstance(place, str) and place.startswith("cuda") and not torch.cuda.is_available():
+                raise UserError(f"the model is to go to {place}, but torch finds no GPU here; use the CPU")
+        if is_official(directory):
+            from vilau_unified_lm.convert.read import load_official
+
+            model, tokenizer = load_official(directory, dtype=dtype, device_map=device_map)
+        else:
+            path = model_directory(directory)
+            if is_vila(path):
+                raise UserError(
+                    f"{directory} holds a VILA, which answers questions about pictures but has no codes to draw with"
+                )
+            model, tokenizer = load_unified_lm(path, dtype, device_map), load_text_tokenizer(path)
+        if device_map is None:
+            model.to(torch.device(device))
+        return cls(model, tokenizer, compile)
+
+    def open_image(self, path: Path) -> Picture:
+        """A picture file as uint8 [H, W, 3] of the model's size, made square as it was trained."""
+        return open_image(path, self.image_tokenizer.image_size, self.model.config.image_fit)
 
     def encode(self, pictures: Picture) -> npt.NDArray[np.int64]:
         """uint8 [B, H, W, 3] -> codes int64 [B, h, w, D]."""
@@ -78,9 +105,15 @@ class Session:
         """The likeliest answer to each question about the picture with these codes, int64 [h, w, D]."""
         pairs = zip(codes, questions, strict=True)
         prompts = [self.builder.question_prompt(code, question) for code, question in pairs]
-        end = self.builder.chat.end
-        rows = self.engine.write(prompts, end, max_tokens, GREEDY, [0] * len(prompts))
-        return [self.text(row) for row in rows]
+        return self._written(prompts, max_tokens)
+
+    def answer_about_video(self, pictures: Picture, question: str, max_tokens: int) -> str:
+        """The likeliest answer about a video, uint8 [N, H, W, 3]: frames spread evenly over all of it are seen."""
+        wanted = self.model.config.video_frames
+        chosen = np.round(np.linspace(0, len(pictures) - 1, wanted)).astype(int)
+        turns = [Turn(USER, VIDEO + question)]
+        prompt = self.builder.conversation(turns, videos=[list(self.encode(pictures[chosen]))])
+        return self._written([prompt], max_tokens)[0]
 
     def draw(
         self,
@@ -198,6 +231,13 @@ class Session:
 
     def _images(self, pictures: Picture) -> Tensor:
         return to_tensor(pictures).to(self.model.device)
+
+    def _written(self, prompts: Sequence[Document], max_tokens: int) -> list[str]:
+        """Answers of at most `max_tokens`, and of no more than the model's context has room for."""
+        context = int(self.model.config.backbone_config.max_position_embeddings)
+        max_tokens = max(1, min(max_tokens, context - max(len(prompt) for prompt in prompts)))
+        rows = self.engine.write(prompts, self.builder.chat.end, max_tokens, GREEDY, [0] * len(prompts))
+        return [self.text(row) for row in rows]
 
 
 def _before(text: str, stop: Sequence[str]) -> str:

@@ -12,26 +12,20 @@ from vilau_unified_lm.session import Session
 from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vila.session import VilaSession
 
-
-def lm_directory(run: Path) -> Path:
-    """RUN/lm of a whole line, or the LM's own run directory."""
-    return run / "lm" if (run / "lm").is_dir() else run
+# Of models that are no demo: as much as a picture's description takes.
+DESCRIPTION_TOKENS = 512
 
 
-def open_run(run: Path, device: str = "cpu", compile: str = "none") -> Session:
-    """The LM of a run. compile: as the engine's."""
-    return Session.open(lm_directory(run), device, compile)
-
-
-def ask(*, run: Path, image: Path, question: str) -> str:
-    """The answer to a question about a picture file, of a unified LM or a VILA."""
+def ask(*, run: Path, image: Path, question: str, dtype: str, device_map: str | None) -> str:
+    """The answer to a question about a picture file, of a unified LM, a VILA or a released checkpoint."""
     if is_vila(run):
         baseline = VilaSession.open(run)
         shown = open_image(image, baseline.model.image_size)
         return baseline.answer([shown], [question], MAX_TOKENS)[0]
-    session = open_run(run)
-    picture = open_image(image, session.image_tokenizer.image_size)
-    return session.answer(list(session.encode(picture[None])), [question], MAX_TOKENS)[0]
+    session = Session.open(run, dtype=dtype, device_map=device_map)
+    limit = MAX_TOKENS if session.model.config.conversation == "plain" else DESCRIPTION_TOKENS
+    codes = session.encode(session.open_image(image)[None])
+    return session.answer(list(codes), [question], limit)[0]
 
 
 def draw(
@@ -46,6 +40,8 @@ def draw(
     temperature: float | None,
     top_k: int | None,
     top_p: float | None,
+    dtype: str,
+    device_map: str | None,
 ) -> list[Path]:
     """`count` pictures of a prompt with the seeds seed, seed + 1, …; returns the files.
 
@@ -58,7 +54,7 @@ def draw(
         top_k=evaluated.top_k if top_k is None else top_k,
         top_p=evaluated.top_p if top_p is None else top_p,
     )
-    session = open_run(run)
+    session = Session.open(run, dtype=dtype, device_map=device_map)
     pictures = session.draw([prompt] * count, sampling, [seed + index for index in range(count)], negative)
     paths = [output if count == 1 else output.with_stem(f"{output.stem}_{index}") for index in range(count)]
     for path, picture in zip(paths, pictures, strict=True):
@@ -66,11 +62,10 @@ def draw(
     return paths
 
 
-def reconstruct(*, run: Path, image: Path, output: Path) -> Path:
+def reconstruct(*, run: Path, image: Path, output: Path, dtype: str, device_map: str | None) -> Path:
     """A picture file through the tower's codes and back; the result goes to `output`."""
-    session = open_run(run)
-    picture = open_image(image, session.image_tokenizer.image_size)
-    enlarged(session.reconstruct(picture[None])[0]).save(output)
+    session = Session.open(run, dtype=dtype, device_map=device_map)
+    enlarged(session.reconstruct(session.open_image(image)[None])[0]).save(output)
     return output
 
 

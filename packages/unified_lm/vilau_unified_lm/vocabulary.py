@@ -20,6 +20,8 @@ from vilau_common.errors import UserError
 IMAGE_START, IMAGE_END = "<image_start>", "<image_end>"
 VIDEO_START, VIDEO_END = "<video_start>", "<video_end>"
 SPECIAL_TOKENS = (IMAGE_START, IMAGE_END, VIDEO_START, VIDEO_END)
+# The same in the released models' tokenizers, in this order at the end of the vocabulary.
+RELEASED_SPECIAL_TOKENS = ("<im_start>", "<im_end>", "<vi_start>", "<vi_end>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,9 @@ class Vocabulary:
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, codebook_size: int, depth: int) -> Vocabulary:
         """Raises UserError for a tokenizer that lacks one of the special tokens."""
-        specials = dict(
-            zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True)
-        )
+        released = set(RELEASED_SPECIAL_TOKENS) <= tokenizer.get_vocab().keys()
+        names = list(RELEASED_SPECIAL_TOKENS if released else SPECIAL_TOKENS)
+        specials = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(names), strict=True))
         missing = [token for token, id_ in specials.items() if id_ is None or id_ == tokenizer.unk_token_id]
         if tokenizer.eos_token_id is None:
             missing.append("an end-of-text token")

@@ -37,7 +37,10 @@ class ConvDecoderConfig(DecoderConfig):
     latent_channels: what the 1x1 convolution makes of the features. channels: width at full resolution.
     channel_multipliers: from full resolution down to the latent one (each step between two halves the side).
     residual_blocks: of each resolution (RQ-VAE's `num_res_blocks` of 2, to which its decoder adds one).
-    attention: self-attention at the latent resolution, after every residual block. groups: of GroupNorm.
+    attention: self-attention in the middle, and after every residual block of `attention_levels`. Levels are counted
+    from full resolution, as channel_multipliers are; None takes the latent one. groups: of GroupNorm.
+    latent_size: side of the latent grid that features are interpolated to; None takes the one whose image has the
+    tower's size.
     """
 
     kind: str = "conv"
@@ -46,7 +49,9 @@ class ConvDecoderConfig(DecoderConfig):
     channel_multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])
     residual_blocks: int = 3
     attention: bool = True
+    attention_levels: list[int] | None = None
     groups: int = 32
+    latent_size: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -87,25 +92,33 @@ class ConvDecoder(nn.Module):
     """1x1 convolution, 3x3 convolution, two residual blocks with attention between, then at each resolution residual
     blocks and nearest up-sampling.
 
-    Where the grid is not the latent size image_size / 2^(levels - 1), features are interpolated bilinearly to it
-    (27x27 -> 24x24 in VILA-U 384).
+    Where the grid is not the latent size (by itself image_size / 2^(levels - 1)), features are interpolated bilinearly
+    to it (27x27 -> 24x24 in VILA-U 384).
     """
 
     def __init__(self, config: ConvDecoderConfig, width: int, image_size: int) -> None:
         super().__init__()
+        self.config = config
         factor = 2 ** (len(config.channel_multipliers) - 1)
-        if image_size % factor:
+        if config.latent_size is None and image_size % factor:
             raise UserError(
                 f"decoder.channel_multipliers has {len(config.channel_multipliers)} levels, so the image size must "
                 f"divide by {factor}, but it is {image_size}"
             )
-        self.latent_size = image_size // factor
+        self.latent_size = config.latent_size or image_size // factor
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
         for channels in widths:
             if channels % config.groups:
                 raise UserError(
                     f"decoder.groups is {config.groups}, which does not divide the {channels} channels"
                 )
+        attention_levels = (
+            {len(widths) - 1} if config.attention_levels is None else set(config.attention_levels)
+        )
+        if not attention_levels <= set(range(len(widths))):
+            raise UserError(
+                f"decoder.attention_levels is {config.attention_levels}, but the levels are 0 to {len(widths) - 1}"
+            )
         channels, groups = widths[-1], config.groups
         self.latent = nn.Conv2d(width, config.latent_channels, 1)
         self.input = nn.Conv2d(config.latent_channels, channels, 3, padding=1)
@@ -119,7 +132,7 @@ class ConvDecoder(nn.Module):
             for _ in range(config.residual_blocks):
                 blocks.append(ResidualBlock(channels, level_width, groups))
                 channels = level_width
-                if config.attention and level == len(widths) - 1:
+                if config.attention and level in attention_levels:
                     blocks.append(AttentionBlock(channels, groups))
             if level > 0:
                 blocks.append(UpSample(channels))
@@ -134,7 +147,7 @@ class ConvDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """float [B, C, h, w] -> float [B, 3, H, W], about [-1, 1]."""
-        latent = self.latent(features)
+        latent = self.latent(features.to(self.latent.weight.dtype))  # quantised ones stay in float32
         if latent.shape[-2:] != (self.latent_size, self.latent_size):
             # After the 1x1 convolution, with which it commutes: there are fewer channels now.
             size = (self.latent_size, self.latent_size)
@@ -241,6 +254,7 @@ class TransformerDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """float [B, C, h, w] -> float [B, 3, H, W], about [-1, 1]."""
+        features = features.to(self.input.weight.dtype)  # quantised ones stay in float32
         x = self.input(features.flatten(2).transpose(1, 2)) + self.position.weight
         pixels = self.output(self.norm(self.layers(x))).transpose(1, 2)
         size = (self.grid[0] * self.patch[0], self.grid[1] * self.patch[1])

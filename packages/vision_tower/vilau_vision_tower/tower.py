@@ -45,6 +45,8 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
     config: VisionTowerConfig
     main_input_name = "images"
     supports_gradient_checkpointing = True  # of the encoder's layers and the decoder's blocks
+    # Distances in lower precision would confuse close codes.
+    _keep_in_fp32_modules_strict = ["quantizer"]
     _no_split_modules = ["SiglipEncoderLayer", "CLIPEncoderLayer", "ResidualAttentionBlock", "Block"]
 
     def __init__(self, config: VisionTowerConfig) -> None:
@@ -94,7 +96,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
             codes=quantized.codes,
             z_q=quantized.z_q,
             reconstruction=self.decoder(quantized.z_q.permute(0, 3, 1, 2)),
-            embedding=self.pool(quantized.z_q),
+            embedding=self.pool(quantized.z_q.to(self.dtype)),
             commitment=quantized.commitment,
             codebook=quantized.codebook,
             restarts=quantized.restarts,
@@ -121,7 +123,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         pixels: Tensor = self.decoder(self.quantizer.dequantize(codes).permute(0, 3, 1, 2))
-        return pixels.clamp(-1, 1)
+        return pixels.float().clamp(-1, 1)
 
 
 def load_tower(directory: str | Path) -> VisionTower:

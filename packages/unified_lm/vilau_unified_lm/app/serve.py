@@ -8,7 +8,7 @@ from pathlib import Path
 from vilau_common.errors import UserError
 from vilau_unified_lm.app.studio import Studio, remembers
 from vilau_unified_lm.session import Session
-from vilau_unified_lm.use import evaluated_sampling, lm_directory
+from vilau_unified_lm.use import evaluated_sampling
 
 LARGEST_UPLOAD = "256mb"
 
@@ -25,8 +25,8 @@ def serve(*, run: Path, host: str, port: int | None, device: str, compile: str) 
         )
     from vilau_unified_lm.app.page import page, style  # Gradio takes seconds
 
-    lm = lm_directory(run)
-    studio = Studio(Session.open(lm, device, compile))
+    lm = run / "lm" if (run / "lm").is_dir() else run
+    studio = Studio(Session.open(run, device=device, compile=compile))
     blocks = page(studio, run.resolve().name, evaluated_sampling(run), remembers(lm))
     try:
         blocks.launch(

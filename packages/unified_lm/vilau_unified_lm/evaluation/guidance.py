@@ -19,7 +19,6 @@ from vilau_unified_lm.evaluation.run import draw_split, evaluated_settings
 from vilau_unified_lm.evaluation.splits import TEST, test_splits
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
-from vilau_unified_lm.use import open_run
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
 GUIDANCE = "guidance"  # the directory in the run
@@ -48,7 +47,7 @@ def sweep_guidance(run: Path, scales: Sequence[float] = SCALES) -> Path:
     }
     data = Path(config.data)
     world = world_of(data / TEST)
-    session: Session = open_run(run)
+    session = Session.open(run)
     results: dict[float, dict[str, float]] = {scale: {} for scale in samplings}
     for prefix, split in test_splits(data):
         for scale, sampling in samplings.items():

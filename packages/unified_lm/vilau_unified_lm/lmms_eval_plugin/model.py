@@ -19,7 +19,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 
 from vilau_common.errors import UserError
-from vilau_unified_lm.evaluation.public.ask import FITS
+from vilau_common.pictures import FITS
 from vilau_unified_lm.evaluation.public.asked import Prompt, open_asked
 
 # For tasks that do not say how long an answer may be.
@@ -39,19 +39,19 @@ class Vilau(lmms):
         batch_size: int | str = 1,
         device: str | None = None,
         max_batch_size: int | None = None,
-        fit: str = "whole",
+        fit: str = "resize",
         compile: str = "none",
     ) -> None:
         super().__init__()
         if fit not in FITS:
-            raise UserError(f"fit is {fit!r}; it is {' or '.join(FITS)}")
+            raise UserError(f"fit is {fit!r}; it is one of {', '.join(FITS)}")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise UserError(f"batch_size is {batch_size!r}; name a number, 1 or more")
         # Several processes (accelerate, torchrun): each has its own GPU. Their ranks lmms-eval sets itself.
         if device in (None, "cuda") and torch.cuda.is_available():
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         self.asked = open_asked(Path(pretrained), device, compile)
-        self.batch_size, self.fit = int(batch_size), FITS[fit]
+        self.batch_size, self.fit = int(batch_size), fit
 
     @property
     def device(self) -> torch.device:

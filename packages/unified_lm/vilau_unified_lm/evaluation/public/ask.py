@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vilau_common.data.ahead import done_ahead
 from vilau_common.errors import UserError
-from vilau_common.pictures import Picture, PictureError, centre_square, read_picture, squeezed
+from vilau_common.pictures import Picture, PictureError, fitted_square, read_picture
 from vilau_common.training.progress import TrainingProgress
 from vilau_unified_lm.evaluation.public.asked import Asked, Prompt
 from vilau_unified_lm.evaluation.public.predictions import Predictions, Record
@@ -16,7 +16,6 @@ from vilau_unified_lm.evaluation.public.questions import Answered, Question, Que
 from vilau_unified_lm.evaluation.public.seed import LETTERS
 
 # How a picture becomes the square that a model reads.
-FITS = {"whole": squeezed, "centre": centre_square}
 LOADING_THREADS = 2
 
 Loaded = list[tuple[Question, Picture]]
@@ -91,6 +90,6 @@ def _loaded(batch: Sequence[Question], size: int, fit: str) -> Loaded:
 def picture_at(path: Path, size: int, fit: str) -> Picture:
     """A picture file as uint8 [size, size, 3]; fit: of FITS. Raises UserError where it cannot be read."""
     try:
-        return FITS[fit](read_picture(path.read_bytes()), size)
+        return fitted_square(read_picture(path.read_bytes()), size, fit)
     except (OSError, PictureError) as error:
         raise UserError(f"{path} cannot be read as a picture: {error}") from None

@@ -23,7 +23,6 @@ from vilau_unified_lm.document import Codes, Document, DocumentBuilder, TextSegm
 from vilau_unified_lm.generation.engine import GREEDY
 from vilau_unified_lm.packing import IGNORE, MixedSequence, pack
 from vilau_unified_lm.session import Session
-from vilau_unified_lm.use import open_run
 from vilau_unified_lm.vila.data import NUMBER_DEPTH, PictureBatch, picture_places, stacked
 from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vila.session import VilaSession
@@ -185,7 +184,7 @@ def open_asked(run: Path, device: str | None = None, compile: str = "none") -> A
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not is_vila(run):
-        return AskedUnifiedLM(open_run(run, device, compile))
+        return AskedUnifiedLM(Session.open(run, device=device, compile=compile))
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device is {device}, but torch finds no GPU here; use device=cpu")
     session = VilaSession.open(run)

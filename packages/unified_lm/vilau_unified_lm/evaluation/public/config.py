@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vilau_common.errors import UserError
-from vilau_unified_lm.evaluation.public.ask import FITS
+from vilau_common.pictures import FITS
 from vilau_unified_lm.evaluation.public.captions import Captions, CaptionsConfig
 from vilau_unified_lm.evaluation.public.prompts import Geneval, GenevalConfig, Mjhq, MjhqConfig, PromptSet
 from vilau_unified_lm.evaluation.public.questions import QuestionSet
@@ -32,8 +32,8 @@ class EvaluatePublicConfig:
     public/. tower: the tower's run, whose text encoder CLIP scores need; null: <directory>/tower.
 
     device: null takes a GPU where there is one. compile: none, static or graph, as the engine's. limit: the first so
-    many questions, prompts or windows of each set (null: all); numbers of a part stay out of results.json. fit: whole,
-    a picture is squeezed to the model's square (VILA-U's way), or centre, its middle. short_answer: what is put behind
+    many questions, prompts or windows of each set (null: all); numbers of a part stay out of results.json. fit: how a
+    picture is made square, one of FITS (VILA-U squeezes it: resize). short_answer: what is put behind
     questions that want a word or phrase; "" where the model was not trained with it.
 
     features, inception_weights: the network of FID, as of evaluate-tower. sampling: how pictures are drawn, and seed.
@@ -48,7 +48,7 @@ class EvaluatePublicConfig:
     compile: str = "none"
     batch_size: int = 32
     limit: int | None = None
-    fit: str = "whole"
+    fit: str = "resize"
     short_answer: str = SHORT_ANSWER
     seed: int = 0
     features: str | None = "inception"
@@ -73,7 +73,7 @@ class EvaluatePublicConfig:
         if self.seed < 0:
             raise UserError(f"seed must be 0 or more, not {self.seed}")
         if self.fit not in FITS:
-            raise UserError(f"fit is {self.fit!r}; it is {' or '.join(FITS)}")
+            raise UserError(f"fit is {self.fit!r}; it is one of {', '.join(FITS)}")
 
 
 def question_sets(config: EvaluatePublicConfig) -> list[QuestionSet]:

@@ -124,7 +124,7 @@ def save_sheet(prompts: Sequence[DrawnPrompt], directory: Path, file: Path) -> N
 
 def _batches(files: Sequence[Path], size: int) -> Iterator[list[Picture]]:
     batch: list[Picture] = []
-    for picture in done_ahead(partial(picture_at, size=size, fit="centre"), files, LOADING_THREADS):
+    for picture in done_ahead(partial(picture_at, size=size, fit="crop"), files, LOADING_THREADS):
         batch.append(picture)
         if len(batch) == READ_AT_ONCE:
             yield batch
