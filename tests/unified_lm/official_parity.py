@@ -20,8 +20,9 @@ from vilau_unified_lm.convert.read import load_official
 from vilau_unified_lm.document import Document, ImageSegment, Segment, TextSegment, image
 from vilau_unified_lm.generation.engine import GREEDY
 from vilau_unified_lm.generation.sampling import Sampling
+from vilau_unified_lm.losses import StepTargets, unified_loss
 from vilau_unified_lm.model import UnifiedLM
-from vilau_unified_lm.packing import IGNORE, MixedSequence, pack, packed_attention_mask
+from vilau_unified_lm.packing import IGNORE, MixedSequence, pack
 from vilau_unified_lm.session import Session
 
 IMAGE = -200  # stands for an image in the recorded ids
@@ -55,13 +56,12 @@ def recorded_form(document: Document) -> list[int]:
 
 def text_logits(model: UnifiedLM, batch: MixedSequence) -> Tensor:
     """At every place, float [B, L, V]."""
-    features = model.image_tokenizer.embed_codes(batch.codes).sum(dim=-2)
-    mask = packed_attention_mask(batch.document_ids, batch.branch_ids)
-    return model.llm.lm_head(model.backbone(model.embed(batch, features), mask, batch.position_ids))
+    return model.text_logits(model.hidden_states(batch)[0])
 
 
 def loss(model: UnifiedLM, batch: MixedSequence) -> Tensor:
-    return model(batch).loss.total
+    targets = StepTargets.of([batch], batch.token_ids.device)
+    return unified_loss(model(batch), targets, "modality").total
 
 
 @torch.inference_mode()
@@ -91,7 +91,7 @@ def measure(case: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
 
     # The depth transformer.
     embeddings = tower.embed_codes(golden["depth_codes"]).flatten(0, 1)
-    logits = model.depth(golden["depth_hidden"].flatten(0, 1).to(dtype), embeddings)
+    logits = model.depth.logits(model.depth(golden["depth_hidden"].flatten(0, 1).to(dtype), embeddings))
     found["depth logits"] = relative(logits, golden["depth_logits"].flatten(0, 1))
 
     # Understanding, prompt included.

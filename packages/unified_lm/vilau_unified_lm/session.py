@@ -65,7 +65,7 @@ class Session:
         """
         for place in (device, device_map):
             if isinstance(place, str) and place.startswith("cuda") and not torch.cuda.is_available():
-                raise UserError(f"the model is to go to {place}, but torch finds no GPU here; use the CPU")
+                raise UserError(f"device is {place}, but torch finds no GPU here; use the CPU")
         if is_official(directory):
             from vilau_unified_lm.convert.read import load_official
 

@@ -19,7 +19,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 
 from vilau_common.errors import UserError
-from vilau_common.pictures import FITS
+from vilau_common.pictures import FITS, fitted_square
 from vilau_unified_lm.evaluation.public.asked import Prompt, open_asked
 
 # For tasks that do not say how long an answer may be.
@@ -98,7 +98,7 @@ class Vilau(lmms):
         for shown in visuals(document) or ():
             if not isinstance(shown, Image.Image):
                 raise UserError(f"a task shows a {type(shown).__name__}, but vilau takes pictures alone here")
-            pictures.append(self.fit(np.asarray(shown.convert("RGB")), self.asked.image_size))
+            pictures.append(fitted_square(np.asarray(shown.convert("RGB")), self.asked.image_size, self.fit))
         return Prompt(context, tuple(pictures))
 
     def _max_tokens(self, settings: Mapping[str, Any]) -> int:

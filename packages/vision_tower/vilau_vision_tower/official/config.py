@@ -14,7 +14,6 @@ from vilau_vision_tower.official.siglip import siglip_vision_config
 from vilau_vision_tower.quantizer import QuantizerConfig
 
 GROUPS = 32  # of its group norms, which no configuration tells
-RESTART_BELOW = 1.0  # its restart_unused_codes
 
 REQUIRED = ("embed_dim", "n_embed", "latent_shape", "code_shape", "shared_codebook", "ddconfig")
 DECODER_REQUIRED = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resolution", "z_channels")
@@ -64,7 +63,8 @@ def _quantizer(values: Mapping[str, Any], depth: int, source: str) -> QuantizerC
         depth=depth,
         shared_codebook=bool(values["shared_codebook"]),
         ema_decay=single["decay"],
-        restart_below=RESTART_BELOW if values.get("restart_unused_codes", True) else 0.0,
+        # It restarts codes by another rule; ours holds where training goes on.
+        restart_below=QuantizerConfig.restart_below if values.get("restart_unused_codes", True) else 0.0,
     )
     try:
         config.validate()
