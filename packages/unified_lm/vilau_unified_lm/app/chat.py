@@ -41,7 +41,7 @@ def chat_tab(studio: Studio, together: bool) -> None:
     gr.ChatInterface(
         answer,
         multimodal=True,
-        chatbot=gr.Chatbot(label="Chat", height=HEIGHT, render=False),
+        chatbot=gr.Chatbot(label="Chat", height=HEIGHT, buttons=["copy"], render=False),
         textbox=gr.MultimodalTextbox(
             placeholder="Add a picture or a video and ask about it",
             file_types=["image", "video"],

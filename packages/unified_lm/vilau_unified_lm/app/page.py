@@ -17,7 +17,12 @@ EDIT = "edit"
 VIDEO_FORMS = ("video_to_text", "conversation")
 # System fonts: a page on a cluster must not wait for one from the web.
 FONTS = ("system-ui", "sans-serif")
-CSS = f".{CANVAS} img {{ image-rendering: %s; }}"
+# Small pictures are shown large, their pixels as squares.
+SMALL = f"""
+.{CANVAS} img, #chat .message img {{ image-rendering: pixelated; }}
+.{CANVAS} img {{ width: 100%; height: 100%; object-fit: contain; }}
+#chat .message img {{ min-width: 8rem; }}
+"""
 # Seconds: partial pictures and uploads are files of the server's; every so often the older ones are deleted.
 CLEANING, KEPT = 600, 3600
 
@@ -46,9 +51,10 @@ def page(
 
 
 def style(studio: Studio) -> dict[str, Any]:
-    """What `launch` is told of the page's looks: the pixels of small pictures are shown as squares."""
+    """What `launch` is told of the page's looks."""
     small = studio.session.image_tokenizer.image_size <= LARGEST_PIXELATED_SIDE
     return {
-        "css": CSS % ("pixelated" if small else "auto"),
+        "css": SMALL if small else "",
         "theme": gr.themes.Default(font=FONTS, font_mono=FONTS),
+        "footer_links": ["api"],
     }
