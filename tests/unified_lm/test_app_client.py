@@ -15,7 +15,8 @@ from PIL import Image
 from tiny_lm import CAPTIONS, IMAGE_SIZE, QUESTIONS
 from transformers import PreTrainedTokenizerFast
 
-from vilau_unified_lm.app.studio import Studio
+from vilau_common.data.conversation import USER
+from vilau_unified_lm.app.studio import Message, Studio
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import GREY
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -141,8 +142,13 @@ def test_an_upload_is_asked_about_and_asked_about_again(app: tuple[Studio, Clien
 def test_a_file_that_is_no_picture_is_told(app: tuple[Studio, Client], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    with pytest.raises(AppError, match="cannot be read as a picture"):
-        app[1].predict({"text": "what?", "files": [handle_file(broken)]}, api_name="/chat")
+    chat = Client(app[1].src, verbose=False)
+    told = chat.predict({"text": "what?", "files": [handle_file(broken)]}, api_name="/chat")
+    assert told.startswith("⚠ broken.png cannot be read as a picture")
+    # It does not stand in the way of what is asked next.
+    whole = {"whole": True, "frames": 2, "max_tokens": 6}
+    *_, expected = app[0].reply([Message(USER, "hello")], max_tokens=6, frames=2, together=True)
+    assert chat.predict({"text": "hello", "files": []}, **whole, api_name="/chat") == expected
 
 
 def test_controls_begin_as_the_run_was_evaluated(app: tuple[Studio, Client]) -> None:

@@ -4,6 +4,5 @@ uploads   files -> frames that the model reads
 worker    one thread for the model; what it tells on the way, as an iterator
 studio    what the page asks of the model, without any page
 page      the page, with Gradio (the extra `app`): chat, and canvas for drawings and edits
-mistakes  a user's mistake as the page shows it
 serve     opens a run and serves its page
 """

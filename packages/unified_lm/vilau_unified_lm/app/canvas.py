@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from vilau_unified_lm.app.mistakes import told
+from vilau_common.errors import UserError
 from vilau_unified_lm.app.studio import Drawn, Studio
 from vilau_unified_lm.evaluation.run import SamplingConfig
 from vilau_unified_lm.generation.sampling import Sampling
@@ -41,7 +43,7 @@ def draw_tab(studio: Studio, sampling: SamplingConfig) -> None:
     ) -> Iterator[Shown]:
         """Draws pictures of a prompt; gives them as far as they are drawn, and the seed of the first."""
         first = _seed(seed, fresh)
-        with told():
+        with _told():
             chosen = _sampling(studio, guidance, temperature, top_k, top_p)
             yield from _shown(
                 studio.draw(prompt, chosen, negative=negative, seed=first, count=int(count)), first
@@ -75,7 +77,7 @@ def edit_tab(studio: Studio, sampling: SamplingConfig) -> None:
     ) -> Iterator[Shown]:
         """Changes a picture as the instruction says; gives pictures and seed as /draw does."""
         first = _seed(seed, fresh)
-        with told():
+        with _told():
             chosen = _sampling(studio, guidance, temperature, top_k, top_p)
             file = None if picture is None else Path(picture)
             yield from _shown(studio.edit(file, instruction, chosen, seed=first, count=int(count)), first)
@@ -199,3 +201,13 @@ def _sampling(
         top_p=top_p,
         guidance=guidance,
     )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A user's mistake is shown in its one sentence; everything else is a defect of ours."""
+    try:
+        yield
+    except UserError as error:
+        # The page takes messages for HTML, and would swallow <image>.
+        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None

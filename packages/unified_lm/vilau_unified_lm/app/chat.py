@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from vilau_common.data.conversation import USER
-from vilau_unified_lm.app.mistakes import told
+from vilau_common.errors import UserError
 from vilau_unified_lm.app.studio import Message, Studio
 from vilau_unified_lm.evaluation.language import MAX_TOKENS
 
@@ -18,6 +19,7 @@ MOST_FRAMES = 32
 FRAMES = 8  # VILA-U's
 MOST_TOKENS = 1024
 HEIGHT = "55vh"
+REFUSED = "⚠ "  # an answer that begins so is a mistake told, not the model's
 
 
 def chat_tab(studio: Studio, together: bool) -> None:
@@ -32,10 +34,13 @@ def chat_tab(studio: Studio, together: bool) -> None:
     ) -> Iterator[str]:
         """Answers a message about the pictures and videos in it, or in an earlier one."""
         new = Message(USER, message["text"], tuple(Path(file) for file in message["files"]))
-        with told():
+        try:
             yield from studio.reply(
                 [*messages(history), new], max_tokens=int(max_tokens), frames=int(frames), together=whole
             )
+        except UserError as error:
+            # Raised, it would hide the chat and lock its text box. Answers are Markdown, which would swallow <image>.
+            yield REFUSED + html.escape(str(error), quote=False)
 
     # The interface places its parts itself; what is made in place would stand above it.
     gr.ChatInterface(
@@ -76,16 +81,26 @@ def chat_tab(studio: Studio, together: bool) -> None:
 
 
 def messages(history: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Gradio's history, messages of parts, as messages.
-
-    A message that was refused has no answer and is left out: it would be refused again each time.
-    """
+    """Gradio's history as messages, without those that were refused or got no answer: they would be refused again."""
+    every = [_message(entry) for entry in history]
     found: list[Message] = []
-    for entry, following in pairwise([*history, None]):
-        assert entry is not None
-        if entry["role"] == USER and (following is None or following["role"] == USER):
-            continue
-        texts = [part["text"] for part in entry["content"] if part["type"] == "text"]
-        files = [Path(part["file"]["path"]) for part in entry["content"] if part["type"] != "text"]
-        found.append(Message(entry["role"], "\n".join(filter(None, texts)), tuple(files)))
+    for message, following in pairwise([*every, None]):
+        assert message is not None
+        answer = following if message.role == USER else message
+        if answer is not None and answer.role != USER and not answer.text.startswith(REFUSED):
+            found.append(message)
     return found
+
+
+def _message(entry: Mapping[str, Any]) -> Message:
+    # A program's history has plain texts and {"path": …}, the page's has typed parts.
+    parts = [entry["content"]] if isinstance(entry["content"], str) else entry["content"]
+    texts, files = [], []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif "text" in part:
+            texts.append(part["text"])
+        else:
+            files.append(Path(part.get("file", part)["path"]))
+    return Message(entry["role"], "\n".join(texts), tuple(files))
