@@ -212,6 +212,8 @@ def test_a_picture_is_asked_about(page: Any, app: tuple[Studio, str], picture: P
         answer = ask(page, turn["question"], *([picture] if number == 0 else []))
         expected = session.answer(codes, [turn["question"]], MAX_TOKENS)[0]
         playwright.expect(answer).to_have_text(expected)
+    # Sharing would send pictures to a server of others.
+    playwright.expect(page.locator("#chat [aria-label=Share]").locator("visible=true")).to_have_count(0)
 
 
 def test_a_video_is_asked_about(page: Any, tmp_path: Path, spelled: None) -> None:
@@ -220,5 +222,6 @@ def test_a_video_is_asked_about(page: Any, tmp_path: Path, spelled: None) -> Non
     frames[0].save(tmp_path / "short.gif", save_all=True, append_images=frames[1:2], duration=40)
     refused = ask(page, "what moves?", tmp_path / "short.gif")
     playwright.expect(refused).to_contain_text("short.gif has 2 frames, fewer than the 8")
+    page.reload()
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:], duration=40)
     playwright.expect(ask(page, "and this?", tmp_path / "film.gif")).to_have_text(re.compile(r"w\d+"))

@@ -25,7 +25,7 @@ from vilau_common.report.words import KINDS, MEASURES, STAGES, Measure
 COMPARISON = "comparison"  # in the first run
 ABSENT = "–"
 
-Entry = TypeVar("Entry", Reconstruction, Drawing, Answer, Caption)
+Judged = TypeVar("Judged", Reconstruction, Answer, Caption)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ExampleRow:
 
     title: str
     picture: InlinePicture | None  # that is asked about, described or reconstructed
-    examples: list[tuple[InlinePicture | None, Reconstruction | Drawing | Answer | Caption] | None]
+    examples: Sequence[tuple[InlinePicture | None, Reconstruction | Drawing | Answer | Caption] | None]
     right: list[bool]  # of the runs that have it
 
 
@@ -250,9 +250,9 @@ def _captions(runs: Sequence[ComparedRun]) -> ExampleTable | None:
 
 
 def _table(
-    rows: Sequence[Sequence[Entry | None]],
-    given: Callable[[Entry], tuple[str, Path]],
-    made: Callable[[Entry], Path] | None = None,
+    rows: Sequence[Sequence[Judged | None]],
+    given: Callable[[Judged], tuple[str, Path]],
+    made: Callable[[Judged], Path] | None = None,
 ) -> ExampleTable | None:
     """given: an example's title and the picture it is about; made: the picture that the model made, if it did."""
     found = []
@@ -261,8 +261,8 @@ def _table(
         examples = [
             None if it is None else (None if made is None else inline_picture(made(it)), it) for it in row
         ]
-        right = [it.right for it in row if it is not None and not isinstance(it, Drawing)]
-        found.append(ExampleRow(title, inline_picture(about), examples, [bool(value) for value in right]))
+        right = [bool(it.right) for it in row if it is not None]
+        found.append(ExampleRow(title, inline_picture(about), examples, right))
     return ExampleTable("", "", verdict(found), found) if found else None
 
 

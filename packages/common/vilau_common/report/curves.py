@@ -102,12 +102,12 @@ def compared_charts(runs: Mapping[str, Series]) -> list[Chart]:
         return _chart(title, about, lines, logarithmic=logarithmic, ordered=crowded)
 
     found = []
-    for term, points in losses.items():
+    for term, by_run in losses.items():
         about = f"Lower is better; {LOSSES[term]}." if term in LOSSES else "Lower is better."
-        found.append(chart(f"{term.capitalize()} loss", about, points, logarithmic=True))
-    for name, points in evaluations.items():
+        found.append(chart(f"{term.capitalize()} loss", about, by_run, logarithmic=True))
+    for name, by_run in evaluations.items():
         measure = EVALUATIONS.get(name, Measure(name, "Measured on test data."))
-        found.append(chart(f"{measure.label} while training", measure.explanation, points, logarithmic=False))
+        found.append(chart(f"{measure.label} while training", measure.explanation, by_run, logarithmic=False))
     return found
 
 

@@ -17,6 +17,8 @@ EDIT = "edit"
 VIDEO_FORMS = ("video_to_text", "conversation")
 # System fonts: a page on a cluster must not wait for one from the web.
 FONTS = ("system-ui", "sans-serif")
+# Sharing sends pictures to a public server.
+PRIVATE = "button[aria-label=Share] { display: none !important; }\n"
 # Small pictures are shown large, their pixels as squares.
 SMALL = f"""
 .{CANVAS} img, #chat .message img {{ image-rendering: pixelated; }}
@@ -54,7 +56,7 @@ def style(studio: Studio) -> dict[str, Any]:
     """What `launch` is told of the page's looks."""
     small = studio.session.image_tokenizer.image_size <= LARGEST_PIXELATED_SIDE
     return {
-        "css": SMALL if small else "",
+        "css": PRIVATE + (SMALL if small else ""),
         "theme": gr.themes.Default(font=FONTS, font_mono=FONTS),
         "footer_links": ["api"],
     }
