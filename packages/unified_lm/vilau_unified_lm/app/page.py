@@ -23,7 +23,7 @@ PRIVATE = "button[aria-label=Share] { display: none !important; }\n"
 SMALL = f"""
 .{CANVAS} img, #chat .message img {{ image-rendering: pixelated; }}
 .{CANVAS} img {{ width: 100%; height: 100%; object-fit: contain; }}
-#chat .message img {{ min-width: 8rem; }}
+#chat .message img {{ width: 8rem; height: 8rem; object-fit: contain; }}
 """
 # Seconds: partial pictures and uploads are files of the server's; every so often the older ones are deleted.
 CLEANING, KEPT = 600, 3600
