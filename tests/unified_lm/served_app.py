@@ -21,7 +21,7 @@ SAMPLING = SamplingConfig(temperature=0.5, top_k=None, top_p=0.9, guidance=2.0)
 def served(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> Iterator[tuple[Studio, str]]:
     """(what stands behind the page, its address)."""
     studio = Studio(Session(make_model(vocabulary), tokenizer))
-    blocks = page(studio, "tiny", SAMPLING, together=False)
+    blocks = page(studio, "tiny", SAMPLING, together=False, forms=("questions", "text_to_image"))
     _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, **style(studio))
     try:
         yield studio, address

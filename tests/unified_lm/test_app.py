@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from tiny_lm import CAPTIONS, IMAGE_SIZE, QUESTIONS, SIDE, make_model
 from transformers import PreTrainedTokenizerFast
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from vilau_common.data.conversation import ASSISTANT, USER, Turn
 from vilau_common.errors import UserError
 from vilau_common.pictures import Picture, centre_square
-from vilau_unified_lm.app.studio import Drawn, Message, Studio, remembers
+from vilau_unified_lm.app.studio import Drawn, Message, Studio, read_training
 from vilau_unified_lm.app.uploads import is_video, read_upload
 from vilau_unified_lm.app.worker import Worker
 from vilau_unified_lm.cli import main
@@ -154,6 +155,37 @@ def test_what_cannot_be_drawn_is_refused(studio: Studio, changes: dict[str, obje
         list(studio.draw(**{"prompt": "a circle", "sampling": FREE, **changes}))  # type: ignore[arg-type]
 
 
+def test_a_picture_is_edited_as_its_codes_and_instruction_say(
+    studio: Studio, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    draw = studio.session.engine.draw
+    monkeypatch.setattr(
+        studio.session.engine, "draw", lambda given, *more: seen.extend([given, *more]) or draw(given, *more)
+    )
+    *_, last = studio.edit(pictures[0], "make it blue", FREE, seed=3, count=2)
+    prompts, away, sampling, seeds, _ = seen
+    builder = studio.session.builder
+    expected = builder.editing_prompt(coded(studio, pictures[0])[0], "make it blue")
+    assert [ids_of(prompt) for prompt in prompts] == [ids_of(expected)] * 2
+    assert ids_of(away) == ids_of(builder.drawing_prompt(""))
+    assert (sampling, seeds) == (FREE, [3, 4])
+    codes = draw([expected] * 2, away, FREE, [3, 4])
+    assert np.array_equal(np.stack(last.pictures), studio.session.decode(codes))
+
+
+def test_what_cannot_be_edited_is_refused(studio: Studio, pictures: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    for file, instruction, told in (
+        (None, "make it blue", "there is no picture to change"),
+        (pictures[0], " ", "the instruction is empty"),
+        (broken, "make it blue", "^broken.png cannot be read as a picture"),
+    ):
+        with pytest.raises(UserError, match=told):
+            studio.edit(file, instruction, FREE)
+
+
 # --- chat --------------------------------------------------------------------------------------------------------
 
 
@@ -271,18 +303,28 @@ def test_uploads(pictures: list[Path], film: Path, tmp_path: Path) -> None:
     assert not is_video(still)
     broken = tmp_path / "broken.gif"
     broken.write_bytes(b"no picture")
-    with pytest.raises(UserError, match="cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"^broken.gif cannot be read as a picture"):
         read_upload(broken, IMAGE_SIZE, 8)
     pytest.importorskip("av", reason="videos need vilau-common[video]")
     with pytest.raises(UserError, match=r"^film.gif has 5 frames, fewer than the 8"):
         read_upload(film, IMAGE_SIZE, 8)
 
 
-def test_a_model_of_single_questions_does_not_remember(tmp_path: Path) -> None:
-    assert remembers(tmp_path)
+def test_what_a_run_was_trained_on_is_read_off_its_settings(tmp_path: Path) -> None:
+    unknown = read_training(tmp_path)
+    assert unknown.remembers and not unknown.forms
+    settings = tmp_path / "config.yaml"
     for independent in (True, False):
-        (tmp_path / "config.yaml").write_text(f"data: {{independent_questions: {str(independent).lower()}}}")
-        assert remembers(tmp_path) is not independent
+        told = {"mixture": {"questions": 0.5, "edit": 0.0}, "independent_questions": independent}
+        settings.write_text(yaml.safe_dump({"data": told}))
+        assert read_training(tmp_path).remembers is not independent
+    assert read_training(tmp_path).forms == {"questions"}
+    blend = [{"form": "edit", "weight": 1.0}, {"form": "text", "weight": 0.0}]
+    settings.write_text(yaml.safe_dump({"data": {**told, "blend": blend, "independent_questions": True}}))
+    assert read_training(tmp_path).forms == {"edit"} and not read_training(tmp_path).remembers
+    blend.append({"form": "conversation", "weight": 0.1})
+    settings.write_text(yaml.safe_dump({"data": {"blend": blend, "independent_questions": True}}))
+    assert read_training(tmp_path).remembers
 
 
 def test_without_gradio_the_page_is_refused_before_the_model_is_read(

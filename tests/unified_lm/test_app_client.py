@@ -15,7 +15,8 @@ from PIL import Image
 from tiny_lm import CAPTIONS, IMAGE_SIZE, QUESTIONS
 from transformers import PreTrainedTokenizerFast
 
-from vilau_unified_lm.app.studio import Studio
+from vilau_common.data.conversation import USER
+from vilau_unified_lm.app.studio import Message, Studio
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import GREY
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -44,6 +45,14 @@ CHOSEN = Sampling(temperature=1.3, top_k=8, top_p=0.95, guidance=2.5)
 def app(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> Iterator[tuple[Studio, Client]]:
     with served(tokenizer, vocabulary) as (studio, address):
         yield studio, Client(address, verbose=False)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """Noise of the model's size."""
+    noise = np.random.default_rng(0).integers(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
 
 
 def drawn(gallery: Any) -> np.ndarray:
@@ -76,6 +85,33 @@ def test_a_new_seed_is_told_and_gives_the_same_picture_again(app: tuple[Studio, 
     assert np.array_equal(drawn(first), drawn(again))
 
 
+def test_a_picture_is_edited(app: tuple[Studio, Client], picture: Path) -> None:
+    studio, client = app
+    controls = {key: value for key, value in CONTROLS.items() if key not in ("prompt", "negative")}
+    given = {"instruction": "make the circle blue", **controls}
+    job = client.submit(picture=handle_file(picture), **given, api_name="/edit")
+    gallery, seed = job.result(timeout=60)
+    pixels = np.asarray(Image.open(picture))
+    expected = studio.session.edit(np.stack([pixels] * 2), ["make the circle blue"] * 2, CHOSEN, [3, 4])
+    assert np.array_equal(drawn(gallery), expected)
+    assert seed == 3
+    assert (drawn(job.outputs()[0][0]) == GREY).mean() > 0.3
+    with pytest.raises(AppError, match="there is no picture to change"):
+        client.predict(picture=None, **given, api_name="/edit")
+    broken = picture.with_name("broken.png")
+    broken.write_bytes(b"no picture")
+    with pytest.raises(AppError):
+        client.predict(picture=handle_file(broken), **given, api_name="/edit")
+
+
+def test_every_code_is_kept_where_top_k_is_the_codebook(app: tuple[Studio, Client]) -> None:
+    studio, client = app
+    every = studio.session.image_tokenizer.codebook_size
+    gallery, _ = client.predict(**{**CONTROLS, "top_k": every}, api_name="/draw")
+    free = Sampling(temperature=1.3, top_k=None, top_p=0.95, guidance=2.5)
+    assert np.array_equal(drawn(gallery), studio.session.draw([CAPTIONS[0]] * 2, free, [3, 4], CAPTIONS[1]))
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -91,14 +127,11 @@ def test_mistakes_are_told_in_a_sentence(
         app[1].predict(**{**CONTROLS, **changes}, api_name="/draw")
 
 
-def test_an_upload_is_asked_about_and_asked_about_again(app: tuple[Studio, Client], tmp_path: Path) -> None:
+def test_an_upload_is_asked_about_and_asked_about_again(app: tuple[Studio, Client], picture: Path) -> None:
     studio, client = app
-    picture = tmp_path / "picture.png"
-    pixels = np.random.default_rng(0).integers(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(picture)
-    codes = list(studio.session.encode(pixels[None]))
+    codes = list(studio.session.encode(np.asarray(Image.open(picture))[None]))
     questions = [turn["question"] for turn in QUESTIONS[:2]]
-    settings = {"param_2": False, "param_3": 2, "param_4": 6}
+    settings = {"whole": False, "frames": 2, "max_tokens": 6}
     chat = Client(client.src, verbose=False)  # a session of its own: its history is on the server
     for number, question in enumerate(questions):
         files = [handle_file(picture)] if number == 0 else []
@@ -109,8 +142,13 @@ def test_an_upload_is_asked_about_and_asked_about_again(app: tuple[Studio, Clien
 def test_a_file_that_is_no_picture_is_told(app: tuple[Studio, Client], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    with pytest.raises(AppError, match="cannot be read as a picture"):
-        app[1].predict({"text": "what?", "files": [handle_file(broken)]}, api_name="/chat")
+    chat = Client(app[1].src, verbose=False)
+    told = chat.predict({"text": "what?", "files": [handle_file(broken)]}, api_name="/chat")
+    assert told.startswith("⚠ broken.png cannot be read as a picture")
+    # It does not stand in the way of what is asked next.
+    whole = {"whole": True, "frames": 2, "max_tokens": 6}
+    *_, expected = app[0].reply([Message(USER, "hello")], max_tokens=6, frames=2, together=True)
+    assert chat.predict({"text": "hello", "files": []}, **whole, api_name="/chat") == expected
 
 
 def test_controls_begin_as_the_run_was_evaluated(app: tuple[Studio, Client]) -> None:
@@ -122,4 +160,5 @@ def test_controls_begin_as_the_run_was_evaluated(app: tuple[Studio, Client]) -> 
     }
     assert begin["guidance"] == SAMPLING.guidance and begin["temperature"] == SAMPLING.temperature
     assert begin["top_p"] == SAMPLING.top_p
-    assert set(endpoints) == {"/draw", "/chat"}
+    assert begin["top_k"] == app[0].session.image_tokenizer.codebook_size  # all, for None
+    assert set(endpoints) == {"/draw", "/edit", "/chat"}

@@ -170,8 +170,8 @@ def test_what_is_refused(model: Any, plugin: Any, run: Path) -> None:
         model.generate_until([video])
     with pytest.raises(UserError, match="batch_size is 'auto'"):
         plugin(pretrained=str(run), batch_size="auto")
-    with pytest.raises(UserError, match="fit is 'pad'"):
-        plugin(pretrained=str(run), fit="pad")
+    with pytest.raises(UserError, match="fit is 'fill'"):
+        plugin(pretrained=str(run), fit="fill")
 
 
 def test_nothing_of_lmms_eval_is_imported_before_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:

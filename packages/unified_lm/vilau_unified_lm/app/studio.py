@@ -12,13 +12,13 @@ import yaml
 from vilau_common.data.conversation import IMAGE, PLACEHOLDERS, USER, VIDEO, Turn, without_placeholders
 from vilau_common.errors import UserError
 from vilau_common.images import Picture
-from vilau_unified_lm.app.uploads import read_upload
+from vilau_unified_lm.app.uploads import read_picture, read_upload
 from vilau_unified_lm.app.worker import Worker
 from vilau_unified_lm.document import Codes, Document
 from vilau_unified_lm.generation.engine import GREEDY
 from vilau_unified_lm.generation.request import Event, TextEvent
 from vilau_unified_lm.generation.sampling import Sampling
-from vilau_unified_lm.session import GREY, Session
+from vilau_unified_lm.session import GREY, Session, Watcher
 
 
 @dataclass(frozen=True)
@@ -54,26 +54,30 @@ class Studio:
         """
         if not prompt.strip():
             raise UserError("the prompt is empty; say what to draw")
-        if count < 1:
-            raise UserError(f"{count} pictures are asked for; draw at least 1")
-        if seed < 0:
-            raise UserError(f"the seed is {seed}; it must be 0 or above")
-        side = self.session.image_tokenizer.image_size
-        seeds = [seed + index for index in range(count)]
 
-        def work(tell: Callable[[Drawn], None]) -> Drawn:
-            pictures = [np.full((side, side, 3), GREY, np.uint8)] * count
-            tell(Drawn(list(pictures), 0.0))
+        def paint(seeds: Sequence[int], watch: Watcher) -> Picture:
+            return self.session.draw([prompt] * len(seeds), sampling, seeds, negative, watch)
 
-            def watch(sample: int, picture: Picture, share: float) -> None:
-                pictures[sample] = picture
-                if sample == count - 1:
-                    tell(Drawn(list(pictures), share))
+        return self._painting(paint, seed, count)
 
-            whole = self.session.draw([prompt] * count, sampling, seeds, negative, watch)
-            return Drawn(list(whole), 1.0)
+    def edit(
+        self, file: Path | None, instruction: str, sampling: Sampling, *, seed: int = 0, count: int = 1
+    ) -> Iterator[Drawn]:
+        """`count` pictures of a picture file changed as the instruction says; else as `draw`.
 
-        return self._worker.stream(work)
+        Raises UserError for a file that is missing or no picture, and for an empty instruction, too.
+        """
+        if file is None:
+            raise UserError("there is no picture to change; upload one")
+        if not instruction.strip():
+            raise UserError("the instruction is empty; say what to change")
+        picture = read_picture(file, self.session.image_tokenizer.image_size)
+
+        def paint(seeds: Sequence[int], watch: Watcher) -> Picture:
+            same = np.stack([picture] * len(seeds))
+            return self.session.edit(same, [instruction] * len(seeds), sampling, seeds, watch)
+
+        return self._painting(paint, seed, count)
 
     def reply(
         self, messages: Sequence[Message], *, max_tokens: int, frames: int, together: bool
@@ -106,6 +110,29 @@ class Studio:
 
         return self._worker.stream(work)
 
+    def _painting(
+        self, paint: Callable[[Sequence[int], Watcher], Picture], seed: int, count: int
+    ) -> Iterator[Drawn]:
+        """What `paint` paints with `count` seeds, from grey to whole."""
+        if count < 1:
+            raise UserError(f"{count} pictures are asked for; draw at least 1")
+        if seed < 0:
+            raise UserError(f"the seed is {seed}; it must be 0 or above")
+        side = self.session.image_tokenizer.image_size
+
+        def work(tell: Callable[[Drawn], None]) -> Drawn:
+            pictures = [np.full((side, side, 3), GREY, np.uint8)] * count
+            tell(Drawn(list(pictures), 0.0))
+
+            def watch(sample: int, picture: Picture, share: float) -> None:
+                pictures[sample] = picture
+                if sample == count - 1:
+                    tell(Drawn(list(pictures), share))
+
+            return Drawn(list(paint([seed + index for index in range(count)], watch)), 1.0)
+
+        return self._worker.stream(work)
+
     def _conversation(self, messages: Sequence[Message], frames: int) -> Document:
         """The prompt of the answer to the last message."""
         size = self.session.image_tokenizer.image_size
@@ -133,11 +160,23 @@ def _alone(messages: Sequence[Message]) -> Message:
     return replace(last, files=last.files or files)
 
 
-def remembers(run: Path) -> bool:
-    """Whether an LM was trained on conversations: one trained on single questions knows no earlier turn.
+@dataclass(frozen=True)
+class Training:
+    """What an LM was trained on. forms: of document; empty where it is not known.
 
-    run: the LM's run directory.
+    remembers: whether it saw conversations; one trained on questions that stand alone knows no earlier turn.
     """
+
+    forms: frozenset[str]
+    remembers: bool
+
+
+def read_training(run: Path) -> Training:
+    """What config.yaml says of an LM's run directory; a converted model has none."""
     path = run / "config.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return not settings.get("data", {}).get("independent_questions", False)
+    data = settings.get("data", {})
+    weights = [(part["form"], part["weight"]) for part in data.get("blend", ())]
+    weights = weights or list(data.get("mixture", {}).items())
+    forms = frozenset(form for form, weight in weights if weight > 0)
+    return Training(forms, "conversation" in forms or not data.get("independent_questions", False))

@@ -30,13 +30,25 @@ def read_upload(path: Path, size: int, frames: int) -> Upload:
     Raises UserError for a file that is neither, and for a video with fewer frames.
     """
     if not is_video(path):
-        return Upload(open_image(path, size)[None], video=False)
+        return Upload(read_picture(path, size)[None], video=False)
     try:
         taken = spread_frames(path, frames)
     except BadSample as error:
-        # Where the server keeps the file is not for the page.
-        raise UserError(str(error).replace(str(path), path.name)) from None
+        raise _without_place(error, path) from None
     return Upload(np.stack([centre_square(np.asarray(frame), size) for frame in taken]), video=True)
+
+
+def read_picture(path: Path, size: int) -> Picture:
+    """A picture file, the centre square brought to size x size, uint8 [H, W, 3]. Raises UserError for no picture."""
+    try:
+        return open_image(path, size)
+    except UserError as error:
+        raise _without_place(error, path) from None
+
+
+def _without_place(error: Exception, path: Path) -> UserError:
+    """Where the server keeps a file is not for the page."""
+    return UserError(str(error).replace(str(path), path.name))
 
 
 def is_video(path: Path) -> bool:
