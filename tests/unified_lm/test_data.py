@@ -517,7 +517,6 @@ def test_missing_codes_are_told(
         ),
         ({"mixture": MixtureConfig(text=-0.1)}, "data.mixture.text is -0.1"),
         ({"directory": None}, "data.directory is not set"),
-        ({"blend": [part("text")]}, "data.blend and data.directory are both set"),
         (
             {"directory": None, "blend": [part("text"), part("test")]},
             r"data.blend\[1\].form is test; there are",

@@ -46,17 +46,22 @@ def sample_shots(
     rng.shuffle(pair)
     values = [*pair, *(rng.choice(pair) for _ in range(SHOTS - len(pair)))]
     shown = TEST if split == HELD_OUT else split
-    scenes = [_scene_with(rng, attribute, name, shown, held_out) for name in values]
+    scenes = [_scene_with(rng, attribute, name, shown, held_out, query) for name in values]
     words = rng.sample(NAMES, len(pair))
     return Shots(attribute, dict(zip(pair, words, strict=True)), (*scenes, query))
 
 
 def _scene_with(
-    rng: random.Random, attribute: str, value: str, split: str, held_out: frozenset[tuple[str, str]]
+    rng: random.Random,
+    attribute: str,
+    value: str,
+    split: str,
+    held_out: frozenset[tuple[str, str]],
+    other_than: Scene,
 ) -> Scene:
     """A scene of the split with one object, which has this value."""
     while True:
         item = replace(random_object(rng, rng.choice(PLACES)), **{attribute: value})
         scene = Scene((item,))
-        if split_of(scene, held_out) == split:
+        if scene != other_than and split_of(scene, held_out) == split:
             return scene
