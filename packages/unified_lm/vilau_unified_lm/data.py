@@ -52,7 +52,8 @@ class MixtureConfig:
 
 @dataclass(kw_only=True)
 class BlendConfig:
-    """directory: under `DocumentDataConfig.directory`, where that is set. form: of `MixtureConfig`. weight: relative to the others'; 0: none."""
+    """directory: as in `DocumentDataConfig`, and under the one that is set there. form: of `MixtureConfig`. weight:
+    relative to the others'; 0: none."""
 
     directory: str
     form: str
@@ -62,7 +63,7 @@ class BlendConfig:
 @dataclass(kw_only=True)
 class DocumentDataConfig:
     """directory: code shards of `vilau tokenize`, with train/; of data without pictures as `vilau prepare` made it.
-    mixture: of its forms. blend: in place of the mixture, several directories, each in one form; they lie in `directory`,
+    mixture: of its forms. blend: in place of the mixture, several directories, each in one form, in `directory`
     where that is set. row_length: places in a packed row.
 
     blank_share: of text-to-image and text-to-video documents whose caption is left out (for guidance).
@@ -168,8 +169,7 @@ def data_sources(config: DocumentDataConfig, origin: Origin) -> list[Source]:
     Raises UserError where a data set is missing or its codes are another tower's. Sets without pictures need no codes.
     """
     blend = config.blend or [
-        BlendConfig(directory=".", form=form, weight=weight)
-        for form, weight in vars(config.mixture).items()
+        BlendConfig(directory=".", form=form, weight=weight) for form, weight in vars(config.mixture).items()
     ]
     sources = []
     for part in blend:
