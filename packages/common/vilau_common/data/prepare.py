@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +199,15 @@ def _train_tokenizer(config: PrepareConfig, vocabulary_size: int, trains: list[P
     note = target / "made_from.json"
     if not note.is_file() or json.loads(note.read_text()) != made_from:
         with atomic.new_directory(target) as unfinished:
-            texts = list(islice(chain.from_iterable(map(_texts, trains)), _TEXTS_FOR_TOKENIZER))
+            texts = list(islice(_by_turns(map(_texts, trains)), _TEXTS_FOR_TOKENIZER))
             train_text_tokenizer(texts, unfinished, vocabulary_size, config.superwords)
             (unfinished / note.name).write_text(json.dumps(made_from))
+
+
+def _by_turns(streams: Iterable[Iterator[str]]) -> Iterator[str]:
+    """A text of each in turn, so that the first ones are not of one data set alone."""
+    for texts in zip_longest(*streams):
+        yield from (text for text in texts if text is not None)
 
 
 def _texts(split: Path) -> Iterator[str]:

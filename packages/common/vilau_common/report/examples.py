@@ -64,7 +64,7 @@ class Strip:
     """A row of pictures that belong together: a video, an edit, shots or a story."""
 
     pictures: Paths
-    labels: Texts  # of the pictures; empty, or one a picture
+    labels: Texts  # empty, or one a picture
     kind: str
     text: str  # what was asked
     outcome: str  # what the model wrote, or the verifier reads

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from vilau_common.report.examples import Examples, Strip
 from vilau_common.report.numbers import shown
@@ -89,19 +88,14 @@ def strip_sections(examples: Examples, results: Mapping[str, float]) -> list[Str
     for name, (title, about) in _ABOUT.items():
         strips: list[Strip] = getattr(examples, name)
         if strips:
-            rows = [
-                StripRow(
-                    [
-                        (inline_picture(path), label)
-                        for path, label in zip_longest(strip.pictures, strip.labels, fillvalue="")
-                        if path
-                    ],
-                    strip,
-                )
-                for strip in strips
-            ]
+            rows = [StripRow(_labelled(strip), strip) for strip in strips]
             sections.append(StripSection(name, title, about, _numbers(name, results), rows))
     return sections
+
+
+def _labelled(strip: Strip) -> list[tuple[InlinePicture, str]]:
+    labels = strip.labels or ("",) * len(strip.pictures)
+    return [(inline_picture(path), label) for path, label in zip(strip.pictures, labels, strict=True)]
 
 
 def _numbers(name: str, results: Mapping[str, float]) -> list[Proportion]:

@@ -77,7 +77,7 @@ def _ask(
         strips.append(
             Strip(
                 kind="question",
-                pictures=document.images,
+                pictures=list(document.images),
                 labels=[],
                 text=WHAT_MOVES,
                 outcome=answer,
@@ -111,7 +111,7 @@ def _draw(
             strips.append(
                 Strip(
                     kind="drawing",
-                    pictures=frames,
+                    pictures=list(frames),
                     labels=[],
                     text=caption,
                     outcome="; ".join(described(scene) for scene in scenes),

@@ -46,7 +46,7 @@ def documents(
         SHOTS_KIND: (config.shots_count, _shots),
         STORY_KIND: (config.story_count, _story),
     }
-    result = {}
+    result: dict[str, tuple[int, Callable[[], Iterator[WorldDocument]]]] = {}
     for kind, (count, sample) in kinds.items():
         if not count:
             continue
