@@ -131,6 +131,9 @@ def _entry(kind: type[Entry], entry: Any, where: str, directory: Path) -> Entry:
         elif hint == Paths:
             value = [_picture(directory, one, where) for one in value]
         values[name] = tuple(value) if isinstance(value, list) else value
+    if kind is Strip and values["labels"] and len(values["labels"]) != len(values["pictures"]):
+        counts = f"{len(values['labels'])} labels, but {len(values['pictures'])} pictures"
+        raise UserError(f"{where} has {counts}: evaluate the run again")
     return kind(**values)
 
 
