@@ -26,7 +26,13 @@ SEEN = {
     "lm/draw_object_accuracy/position",
     "lm/draw_scene_accuracy",
     "lm/caption_scene_accuracy",
+    "lm/video_question_direction_accuracy",
+    "lm/draw_video_object_accuracy",
+    "lm/edit_accuracy",
+    "lm/shots_4_accuracy",
+    "lm/story_picture_accuracy",
     "held_out/lm/draw_object_accuracy",
+    "held_out/lm/edit_accuracy",
     "time/total_seconds",
 }
 
@@ -37,11 +43,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(root: Path) -> list[str]:
-    """The smoke demo, shorter still."""
-    counts = "source={train_count: 300, test_count: 14, held_out_count: 7}"
+    """The smoke demo of all document forms, shorter still."""
+    counts = "source={train_count: 300, test_count: 14, held_out_count: 7, document_test_count: 4}"
     return [
         "demo",
-        "experiment=smoke",
+        "experiment=smoke/full",
         f"directory={root / 'run'}",
         f"data={root / 'data'}",
         f"stages.prepare=['{counts}']",

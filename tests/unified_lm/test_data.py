@@ -491,6 +491,8 @@ def test_a_blend_draws_from_several_directories(
         )  # the first part of a long text fills a row
         assert len(batch.codes) == (batch.visual_targets != IGNORE).sum()
     assert 0.5 < 2 * 0.9 * full / pictures < 2
+    inside = data_config(tmp_path, blend=[BlendConfig(directory="text", form="text")])
+    assert [Path(s.path) for s in data_sources(inside, TOWER)] == [tmp_path / "text" / "train"]
     with pytest.raises(UserError, match="were made with the tower"):
         data_sources(config, replace(TOWER, fingerprint="fedcba"))
     write_codes(tmp_path / "bare" / "train", [sample_fields(variants())], {})
@@ -517,7 +519,6 @@ def test_missing_codes_are_told(
         ),
         ({"mixture": MixtureConfig(text=-0.1)}, "data.mixture.text is -0.1"),
         ({"directory": None}, "data.directory is not set"),
-        ({"blend": [part("text")]}, "data.blend and data.directory are both set"),
         (
             {"directory": None, "blend": [part("text"), part("test")]},
             r"data.blend\[1\].form is test; there are",

@@ -52,7 +52,8 @@ class MixtureConfig:
 
 @dataclass(kw_only=True)
 class BlendConfig:
-    """directory: as in `DocumentDataConfig`. form: of `MixtureConfig`. weight: relative to the others'; 0: none."""
+    """directory: as in `DocumentDataConfig`, and under the one that is set there. form: of `MixtureConfig`. weight:
+    relative to the others'; 0: none."""
 
     directory: str
     form: str
@@ -62,8 +63,8 @@ class BlendConfig:
 @dataclass(kw_only=True)
 class DocumentDataConfig:
     """directory: code shards of `vilau tokenize`, with train/; of data without pictures as `vilau prepare` made it.
-    mixture: of its forms. blend: in place of these two, several directories, each in one form. row_length: places
-    in a packed row.
+    mixture: of its forms. blend: in place of the mixture, several directories, each in one form, in `directory`
+    where that is set. row_length: places in a packed row.
 
     blank_share: of text-to-image and text-to-video documents whose caption is left out (for guidance).
     questions_per_document: turns about one picture at most. independent_questions: they do not see each other and
@@ -101,10 +102,6 @@ class DocumentDataConfig:
             _require_weights("data.mixture", vars(self.mixture).items())
 
     def _validate_blend(self) -> None:
-        if self.directory is not None:
-            raise UserError(
-                "data.blend and data.directory are both set; data.directory=null leaves the blend"
-            )
         forms = list(vars(self.mixture))
         for number, part in enumerate(self.blend):
             if part.form not in forms:
@@ -172,13 +169,12 @@ def data_sources(config: DocumentDataConfig, origin: Origin) -> list[Source]:
     Raises UserError where a data set is missing or its codes are another tower's. Sets without pictures need no codes.
     """
     blend = config.blend or [
-        BlendConfig(directory=str(config.directory), form=form, weight=weight)
-        for form, weight in vars(config.mixture).items()
+        BlendConfig(directory=".", form=form, weight=weight) for form, weight in vars(config.mixture).items()
     ]
     sources = []
     for part in blend:
         if part.weight > 0:
-            directory = Path(part.directory) / "train"
+            directory = Path(config.directory or "") / part.directory / "train"
             data = dataset_info(directory, hint="`vilau tokenize` makes it")
             if data.fields != [JSON_FIELD]:
                 origin.check(directory, data.info)

@@ -31,7 +31,7 @@ def test_frames(maker: Any) -> None:
 
 
 def test_parts_without_examples_are_left_out(maker: Any) -> None:
-    assert overview(Examples([], [], [], [])) is None
+    assert overview(Examples()) is None
     whole = overview(parse_examples(maker.examples, maker.path / "evaluation"))
     part = overview(drawn(maker))
     assert whole is not None and part is not None

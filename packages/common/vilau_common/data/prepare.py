@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from vilau_common.data.fields import (
     captions_field,
     json_field,
 )
+from vilau_common.data.prepare_documents import prepare_documents
 from vilau_common.data.shards import ShardWriter, dataset_info, is_prepared, read_shards
 from vilau_common.data.sources.base import TRAIN, SamplesConfig, SourceConfig
 from vilau_common.data.sources.linked import link_tars
@@ -123,23 +124,29 @@ def prepare(config: PrepareConfig) -> None:
     if config.vocabulary_size is not None:
         check_sizes(config.vocabulary_size, config.superwords)
     if isinstance(config.source, WorldConfig):
-        train = _write_world(config, config.source)
+        trains = _write_world(config, config.source)
     else:
         assert isinstance(config.source, SamplesConfig)
-        train = _write_samples(config, config.source)
+        trains = [_write_samples(config, config.source)]
     if config.vocabulary_size is not None:
-        _train_tokenizer(config, config.vocabulary_size, train)
+        _train_tokenizer(config, config.vocabulary_size, trains)
 
 
-def _write_world(config: PrepareConfig, source: WorldConfig) -> Path:
-    """Write a world's splits; the training split's directory."""
+def _write_world(config: PrepareConfig, source: WorldConfig) -> list[Path]:
+    """Write a world's splits and documents; the directories of training data, its pictures first."""
     world = build_world(source)
+    documents = {name: count for name, (count, _) in world.documents().items()}
     with ExitStack() as stack:
         bars: dict[str, TrainingProgress] = {}
 
         def show(split: str, written: int) -> None:
             if split not in bars:
-                bar = TrainingProgress(f"prepare {split}", world.size_of(split), "images", visible=True)
+                size, unit = (
+                    (documents[split], "documents")
+                    if split in documents
+                    else (world.size_of(split), "images")
+                )
+                bar = TrainingProgress(f"prepare {split}", size, unit, visible=True)
                 bars[split] = stack.enter_context(bar)
             bars[split].advance(written, _SAMPLES_BETWEEN_CALLS, None)
 
@@ -151,7 +158,14 @@ def _write_world(config: PrepareConfig, source: WorldConfig) -> Path:
             progress=show,
             hard_negatives=config.hard_negatives,
         )
-    return splits[TRAIN]
+        more = prepare_documents(
+            world,
+            source,
+            Path(config.directory),
+            samples_per_shard=config.samples_per_shard,
+            progress=show,
+        )
+    return [splits[TRAIN], *(path for path in more.values() if path.name == TRAIN)]
 
 
 def _write_samples(config: PrepareConfig, settings: SamplesConfig) -> Path:
@@ -174,20 +188,26 @@ def _write_samples(config: PrepareConfig, settings: SamplesConfig) -> Path:
     return splits[TRAIN]
 
 
-def _train_tokenizer(config: PrepareConfig, vocabulary_size: int, train: Path) -> None:
-    """Train it on the training split's texts, unless it stands there, made from the same."""
+def _train_tokenizer(config: PrepareConfig, vocabulary_size: int, trains: list[Path]) -> None:
+    """Train it on the training data's texts, unless it stands there, made from the same."""
     target = Path(config.directory) / TEXT_TOKENIZER
     made_from = {
-        "data": dataset_info(train).fingerprint,
+        "data": [dataset_info(train).fingerprint for train in trains],
         "vocabulary_size": vocabulary_size,
         "superwords": config.superwords,
     }
     note = target / "made_from.json"
     if not note.is_file() or json.loads(note.read_text()) != made_from:
         with atomic.new_directory(target) as unfinished:
-            texts = list(islice(_texts(train), _TEXTS_FOR_TOKENIZER))
+            texts = list(islice(_by_turns(map(_texts, trains)), _TEXTS_FOR_TOKENIZER))
             train_text_tokenizer(texts, unfinished, vocabulary_size, config.superwords)
             (unfinished / note.name).write_text(json.dumps(made_from))
+
+
+def _by_turns(streams: Iterable[Iterator[str]]) -> Iterator[str]:
+    """A text of each in turn, so that the first ones are not of one data set alone."""
+    for texts in zip_longest(*streams):
+        yield from (text for text in texts if text is not None)
 
 
 def _texts(split: Path) -> Iterator[str]:

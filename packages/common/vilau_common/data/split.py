@@ -1,17 +1,18 @@
-"""A prepared split of a built-in world, whole in memory, for evaluation."""
+"""Prepared splits of a built-in world, whole in memory, for evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from vilau_common.data.encoder import BadSample
-from vilau_common.data.fields import image_field, json_field, text_list
+from vilau_common.data.fields import image_field, images_field, json_field, text_list
 from vilau_common.data.shards import read_shards
-from vilau_common.data.worlds.scene import Question, Scene
+from vilau_common.data.worlds.scene import Question, Scene, WorldDocument
 from vilau_common.errors import UserError
 
 
@@ -41,3 +42,15 @@ def load_split(directory: Path) -> Split:
         scene = record.get("scene")
         scenes.append(None if scene is None else Scene.from_json(scene))
     return Split(np.stack(images), captions, questions, scenes)
+
+
+def load_documents(directory: Path, limit: int | None) -> list[WorldDocument]:
+    """The first documents of a split (null: all). Raises UserError as `load_split` does."""
+    documents = []
+    for key, fields in islice(read_shards(directory), limit):
+        try:
+            record = json_field(fields)
+            documents.append(WorldDocument(key, np.stack(images_field(fields, record)), record))
+        except BadSample as error:
+            raise UserError(f"{directory}: sample {key} of an evaluation set is damaged: {error}") from None
+    return documents

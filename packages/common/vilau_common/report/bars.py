@@ -29,5 +29,18 @@ _BOTH = {
 
 BARS: dict[str, dict[str, Bar]] = {
     "scenes": {**_BOTH, "lm/draw_scene_accuracy": Bar(0.80), "lm/caption_scene_accuracy": Bar(0.90)},
+    "scenes/full": {
+        **_BOTH,
+        "lm/question_accuracy": Bar(0.99),
+        "lm/draw_object_accuracy": Bar(0.97),
+        "lm/draw_scene_accuracy": Bar(0.92),
+        "lm/caption_scene_accuracy": Bar(0.90),
+        "lm/video_question_object_accuracy": Bar(0.90),
+        "lm/video_question_direction_accuracy": Bar(0.90),
+        "lm/draw_video_object_accuracy": Bar(0.90),
+        "lm/draw_video_direction_accuracy": Bar(0.90),
+        "lm/edit_accuracy": Bar(0.85),
+        "time/total_seconds": Bar(3_600, at_most=True),
+    },
     "easy_vqa": {**_BOTH, "lm/caption_scene_accuracy": Bar(0.95)},
 }

@@ -12,6 +12,7 @@ from vilau_common.report.examples import Examples
 from vilau_common.report.inputs import Inputs, read_inputs
 from vilau_common.report.overview import overview
 from vilau_common.report.pictures import inline_picture
+from vilau_common.report.strips import strip_sections
 from vilau_common.report.template import rendered
 from vilau_common.report.words import STAGES
 
@@ -48,7 +49,7 @@ def build_report(run: Path) -> Path:
 def render(inputs: Inputs) -> str:
     """The page's HTML."""
     results = inputs.results
-    examples = inputs.examples or Examples([], [], [], [])
+    examples = inputs.examples or Examples()
     rows = sections.result_rows(results, inputs.experiment)
     values = {
         "name": inputs.name,
@@ -68,6 +69,7 @@ def render(inputs: Inputs) -> str:
         "drawing_kinds": sections.by_kind(results, sections.DRAWN_OBJECTS),
         "answers": sections.answers_by_picture(examples.answers),
         "question_kinds": sections.by_kind(results, sections.QUESTIONS),
+        "strips": strip_sections(examples, results),
         "captions": [(inline_picture(example.picture), example) for example in examples.captions],
         "trainings": [(STAGES[stage], charts(series)) for stage, series in inputs.metrics.items()],
         "usage": sections.codebook_usage(results),

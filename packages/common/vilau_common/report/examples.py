@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from vilau_common.errors import UserError
 
 Flags = tuple[bool, ...]
+Paths = tuple[Path, ...]
+Texts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,33 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """A row of pictures that belong together: a video, an edit, shots or a story."""
+
+    pictures: Paths
+    labels: Texts  # empty, or one a picture
+    kind: str
+    text: str  # what was asked
+    outcome: str  # what the model wrote, or the verifier reads
+    right: bool
+    held_out: bool
+
+
+@dataclass(frozen=True)
 class Examples:
     """All of examples.json; lists that it lacks are empty. Paths are those of existing files."""
 
-    reconstructions: list[Reconstruction]
-    drawings: list[Drawing]
-    answers: list[Answer]
-    captions: list[Caption]
+    reconstructions: list[Reconstruction] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    captions: list[Caption] = field(default_factory=list)
+    videos: list[Strip] = field(default_factory=list)
+    edits: list[Strip] = field(default_factory=list)
+    shots: list[Strip] = field(default_factory=list)
+    stories: list[Strip] = field(default_factory=list)
 
 
-Entry = TypeVar("Entry", Reconstruction, Drawing, Answer, Caption)
+Entry = TypeVar("Entry", Reconstruction, Drawing, Answer, Caption, Strip)
 
 
 def parse_examples(contents: Any, directory: Path) -> Examples:
@@ -87,6 +106,10 @@ def parse_examples(contents: Any, directory: Path) -> Examples:
         drawings=read("drawings", Drawing),
         answers=read("answers", Answer),
         captions=read("captions", Caption),
+        videos=read("videos", Strip),
+        edits=read("edits", Strip),
+        shots=read("shots", Strip),
+        stories=read("stories", Strip),
     )
 
 
@@ -95,16 +118,22 @@ def _entry(kind: type[Entry], entry: Any, where: str, directory: Path) -> Entry:
         raise UserError(f"{where} is no object: evaluate the run again")
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    for field in fields(kind):
-        if field.name not in entry:
-            raise UserError(f"{where} lacks {field.name!r}: evaluate the run again")
-        value, hint = entry[field.name], hints[field.name]
+    for member in fields(kind):
+        name = member.name
+        if name not in entry:
+            raise UserError(f"{where} lacks {name!r}: evaluate the run again")
+        value, hint = entry[name], hints[name]
         told, holds = _EXPECTED[hint]
         if not holds(value):
-            raise UserError(f"{where}: {field.name!r} must be {told}, not {value!r}: evaluate the run again")
+            raise UserError(f"{where}: {name!r} must be {told}, not {value!r}: evaluate the run again")
         if hint is Path:
             value = _picture(directory, value, where)
-        values[field.name] = tuple(value) if hint == Flags else value
+        elif hint == Paths:
+            value = [_picture(directory, one, where) for one in value]
+        values[name] = tuple(value) if isinstance(value, list) else value
+    if kind is Strip and values["labels"] and len(values["labels"]) != len(values["pictures"]):
+        counts = f"{len(values['labels'])} labels, but {len(values['pictures'])} pictures"
+        raise UserError(f"{where} has {counts}: evaluate the run again")
     return kind(**values)
 
 
@@ -112,11 +141,14 @@ _EXPECTED: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     str: ("a text", lambda value: isinstance(value, str)),
     bool: ("true or false", lambda value: isinstance(value, bool)),
     Path: ("the path of a picture", lambda value: isinstance(value, str)),
-    Flags: (
-        "a list of true and false",
-        lambda value: isinstance(value, list) and all(isinstance(item, bool) for item in value),
-    ),
+    Flags: ("a list of true and false", lambda value: _all(value, bool)),
+    Paths: ("a list of paths of pictures", lambda value: _all(value, str)),
+    Texts: ("a list of texts", lambda value: _all(value, str)),
 }
+
+
+def _all(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _picture(directory: Path, name: str, where: str) -> Path:

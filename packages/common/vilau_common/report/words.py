@@ -50,6 +50,36 @@ MEASURES = {
         "Pictures described right",
         "How often the description that the model writes of a picture says exactly what is there.",
     ),
+    "lm/video_question_object_accuracy": Measure(
+        "Videos: what moves, told right",
+        "Asked what moves where, how often colour and shape of the moving object are right.",
+    ),
+    "lm/video_question_direction_accuracy": Measure(
+        "Videos: where it moves, told right", "The direction in the same answers."
+    ),
+    "lm/draw_video_object_accuracy": Measure(
+        "Videos: what moves, drawn right",
+        "How often in all frames of a drawn video one object changes its place, and it is the one asked for.",
+    ),
+    "lm/draw_video_direction_accuracy": Measure(
+        "Videos: where it moves, drawn right",
+        "How often what moves in a drawn video goes in the direction asked for, a place a frame.",
+    ),
+    "lm/edit_accuracy": Measure(
+        "Edits done right",
+        "How often a picture that the model was told to change has changed as told, and in nothing else.",
+    ),
+    "lm/shots_0_accuracy": Measure(
+        "Invented names without examples", "There is nothing to go by: one in six can be guessed."
+    ),
+    "lm/shots_4_accuracy": Measure(
+        "Invented names after four examples",
+        "How often the model names a picture right after four labelled ones, whose names mean nothing elsewhere.",
+    ),
+    "lm/story_picture_accuracy": Measure(
+        "Stories that hold",
+        "The model goes on with a story in words and pictures by itself: how often a picture shows what was told.",
+    ),
     "time/total_seconds": Measure(
         "Time for everything",
         "Seconds from preparing the data to the end of the evaluation.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +15,24 @@ from PIL import Image
 
 from vilau_common.data.split import Split
 from vilau_common.data.worlds.scene import Scene
+from vilau_common.moving_pictures import write_gif, write_mp4
 from vilau_unified_lm.evaluation.drawing import Drawing
 from vilau_unified_lm.evaluation.language import Written
 
 Item = TypeVar("Item")
+
+
+@dataclass
+class Strip:
+    """A row of pictures that belong together, and what became of it."""
+
+    kind: str
+    pictures: Sequence[npt.NDArray[np.uint8]]  # [H, W, 3] each
+    labels: Sequence[str]  # of each picture, may be empty
+    text: str  # what was asked
+    outcome: str  # what the model wrote, or the verifier reads
+    right: bool
+    moving: bool = False  # the pictures are frames that the model drew
 
 
 class ExampleWriter:
@@ -67,6 +82,25 @@ class ExampleWriter:
                     "right": list(judgement.right),
                     "picture_right": judgement.scene_right if drawing.prompt.exact else all(judgement.right),
                     "reading": described(drawing.reading),
+                    "held_out": held_out,
+                }
+            )
+
+    def strips(self, sort: str, strips: Sequence[Strip], held_out: bool) -> None:
+        """Rows of pictures; sort: "videos", "edits", "shots", "stories". Drawn videos become GIF and mp4 files, too."""
+        for number, strip in enumerate(self._spread(strips, [strip.kind for strip in strips])):
+            name = f"{sort}_{'held_out_' if held_out else ''}{number}"
+            if strip.moving:
+                write_gif(self.directory / "pictures" / f"{name}.gif", strip.pictures)
+                write_mp4(self.directory / "pictures" / f"{name}.mp4", strip.pictures)
+            self.examples[sort].append(
+                {
+                    "pictures": [self._picture(f"{name}_{i}", one) for i, one in enumerate(strip.pictures)],
+                    "labels": list(strip.labels),
+                    "kind": strip.kind,
+                    "text": strip.text,
+                    "outcome": strip.outcome,
+                    "right": strip.right,
                     "held_out": held_out,
                 }
             )

@@ -14,10 +14,11 @@ from vilau_common.data.worlds.base import World
 from vilau_common.data.worlds.registry import world_of
 from vilau_common.errors import UserError
 from vilau_common.run import RunDirectory
+from vilau_unified_lm.evaluation.documents import evaluate_documents
 from vilau_unified_lm.evaluation.drawing import Drawing, draw_prompts, drawing_metrics
 from vilau_unified_lm.evaluation.examples import ExampleWriter
 from vilau_unified_lm.evaluation.language import answer_questions, caption_pictures, language_metrics
-from vilau_unified_lm.evaluation.splits import TEST, test_splits
+from vilau_unified_lm.evaluation.splits import HELD_OUT, TEST, test_splits
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
 from vilau_unified_lm.vila.evaluate import evaluate_vila
@@ -46,7 +47,8 @@ class EvaluateConfig:
     data: the prepared data set.
 
     questions: at most so many of each test split (null: all); drawings: prompts drawn of each; hard_negative_pictures:
-    compared with their captions and near misses; examples: of each sort, kept for the report.
+    compared with their captions and near misses; documents: at most so many videos, edits, shots and stories of each
+    test split (null: all); examples: of each sort, kept for the report.
     """
 
     directory: str
@@ -55,6 +57,7 @@ class EvaluateConfig:
     questions: int | None = None
     drawings: int = 700
     hard_negative_pictures: int = 500
+    documents: int | None = None
     examples: int = 48
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -113,6 +116,17 @@ def evaluate_line(run: Path, config: EvaluateConfig, examples: ExampleWriter) ->
             examples.written("answers", split, answers)
             examples.written("captions", split, captions)
         examples.drawings(drawings, held_out=bool(prefix))
+        results |= evaluate_documents(
+            session,
+            world,
+            data,
+            HELD_OUT if prefix else TEST,
+            prefix=prefix,
+            limit=config.documents,
+            sampling=sampling,
+            seed=config.seed,
+            examples=examples,
+        )
     return results
 
 

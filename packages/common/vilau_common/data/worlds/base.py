@@ -20,6 +20,7 @@ from vilau_common.data.worlds.scene import (
     Requirement,
     Scene,
     SceneObject,
+    WorldDocument,
     WorldSample,
 )
 from vilau_common.errors import UserError
@@ -48,6 +49,10 @@ class World(ABC):
     @abstractmethod
     def size_of(self, split: str) -> int:
         """The number of samples of a split."""
+
+    def documents(self) -> dict[str, tuple[int, Callable[[], Iterator[WorldDocument]]]]:
+        """Documents of several pictures: "<kind>/<split>" -> their number, and what starts a fresh pass over them."""
+        return {}
 
     @abstractmethod
     def read(self, images: npt.NDArray[np.uint8]) -> list[Scene]:

@@ -79,6 +79,15 @@ class WorldSample:
         }
 
 
+@dataclass
+class WorldDocument:
+    """Several pictures that belong together, and what is said with them (docs/data.md lists the record's entries)."""
+
+    key: str  # unique within the split; no dots
+    images: npt.NDArray[np.uint8]  # [N, H, W, 3]
+    record: dict[str, Any]  # JSON values
+
+
 @dataclass(frozen=True)
 class Requirement:
     """One object that a prompt asks for; None leaves an attribute open.

@@ -19,11 +19,20 @@ BRIGHTNESS_JITTER_LIMIT = 0.15
 
 @dataclass(kw_only=True)
 class ScenesConfig(WorldConfig):
-    """Settings of the scenes world. Jitters are half-widths of uniform distributions."""
+    """Settings of the scenes world. Jitters are half-widths of uniform distributions.
+
+    video_count, edit_count, shots_count, story_count: training documents of several pictures (`documents`), each kind a
+    data set of its own; 0 leaves a kind out. document_test_count: of each kind that is there, and of each test split.
+    """
 
     train_count: int = 24_000
     test_count: int = 1_000
     held_out_count: int = 500
+    video_count: int = 0
+    edit_count: int = 0
+    shots_count: int = 0
+    story_count: int = 0
+    document_test_count: int = 400
     seed: int = 0
     position_jitter: float = 0.05  # of a place's side, in each direction
     size_jitter: float = 0.04  # of the object's radius
@@ -59,7 +68,10 @@ class ScenesConfig(WorldConfig):
         ):
             if not 0 <= getattr(self, name) <= limit:
                 raise UserError(f"data.{name} is {getattr(self, name)}; it must lie in 0..{limit}")
-        for name in ("train_count", "test_count", "held_out_count"):
+        for name in (
+            *("train_count", "test_count", "held_out_count", "document_test_count"),
+            *("video_count", "edit_count", "shots_count", "story_count"),
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"data.{name} is {getattr(self, name)}; it cannot be negative")
         if len(pairs) > len(COLOURS) * len(SHAPES) // 2:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterable
 
 from vilau_common.data.worlds.scene import Scene, SceneObject
 from vilau_common.data.worlds.scenes.config import ScenesConfig
@@ -27,11 +28,25 @@ def split_of(scene: Scene, held_out: frozenset[tuple[str, str]]) -> str:
     return TEST if int.from_bytes(digest, "big") % TEST_ONE_IN == 0 else TRAIN
 
 
+def split_of_all(scenes: Iterable[Scene], held_out: frozenset[tuple[str, str]]) -> str:
+    """The one split in which a document of these pictures may occur: a training one shows training scenes alone."""
+    splits = {split_of(scene, held_out) for scene in scenes}
+    if HELD_OUT in splits:
+        return HELD_OUT
+    return TRAIN if splits == {TRAIN} else TEST
+
+
 def sample_scene(
     rng: random.Random, split: str, config: ScenesConfig, held_out: frozenset[tuple[str, str]]
 ) -> Scene:
     """A random scene of the split; the number of objects is uniform over 1..3."""
-    count = rng.randint(1, MAX_OBJECTS)
+    return sample_scene_of(rng, rng.randint(1, MAX_OBJECTS), split, config, held_out)
+
+
+def sample_scene_of(
+    rng: random.Random, count: int, split: str, config: ScenesConfig, held_out: frozenset[tuple[str, str]]
+) -> Scene:
+    """A random scene of the split with so many objects."""
     while True:  # the number of objects is drawn once, so rejection does not skew it
         scene = _any_scene(rng, count, config.same_shape_share)
         if split == HELD_OUT:
@@ -53,16 +68,13 @@ def sample_placement(rng: random.Random, config: ScenesConfig) -> Placement:
 def _any_scene(rng: random.Random, count: int, same_shape_share: float) -> Scene:
     places = rng.sample(PLACES, count)
     common = rng.choice(SHAPES) if count > 1 and rng.random() < same_shape_share else None
-    return Scene(
-        tuple(
-            SceneObject(
-                shape=common or rng.choice(SHAPES),
-                colour=rng.choice(COLOURS),
-                size=rng.choice(SIZES),
-                place=place,
-            )
-            for place in places
-        )
+    return Scene(tuple(random_object(rng, place, common) for place in places))
+
+
+def random_object(rng: random.Random, place: str, shape: str | None = None) -> SceneObject:
+    """An object at the place, of any shape unless one is given; held-out combinations included."""
+    return SceneObject(
+        shape=shape or rng.choice(SHAPES), colour=rng.choice(COLOURS), size=rng.choice(SIZES), place=place
     )
 
 

@@ -26,6 +26,11 @@ def row_and_column(place: str) -> tuple[int, int]:
     return divmod(PLACES.index(place), GRID)
 
 
+def place_of(row: int, column: int) -> str:
+    """The place of a cell."""
+    return PLACES[row * GRID + column]
+
+
 def relation_holds(relation: str, first: SceneObject, second: SceneObject) -> bool:
     """Whether `first` is <relation> `second`, comparing columns ("left of") or rows ("above") alone."""
     assert first.place is not None and second.place is not None

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vilau_common.data.worlds.base import World
-from vilau_common.data.worlds.scene import DrawingPrompt, Scene, SceneObject, WorldSample
+from vilau_common.data.worlds.scene import DrawingPrompt, Scene, SceneObject, WorldDocument, WorldSample
 from vilau_common.data.worlds.scenes import words
 from vilau_common.data.worlds.scenes.captions import (
     KINDS,
@@ -20,6 +20,7 @@ from vilau_common.data.worlds.scenes.captions import (
     partial_caption,
 )
 from vilau_common.data.worlds.scenes.config import ScenesConfig
+from vilau_common.data.worlds.scenes.documents import documents
 from vilau_common.data.worlds.scenes.drawing import Placement, draw
 from vilau_common.data.worlds.scenes.grammar import parse, parse_full, substitutions
 from vilau_common.data.worlds.scenes.questions import TRAINING_RELATIONS, questions
@@ -57,6 +58,10 @@ class ScenesWorld(World):
             HELD_OUT: self.config.held_out_count,
         }
         return counts[split]
+
+    def documents(self) -> dict[str, tuple[int, Callable[[], Iterator[WorldDocument]]]]:
+        """Videos, edits, shots and stories, as many as are configured, each in train, test and test_held_out."""
+        return documents(self.config, self._held_out)
 
     def read(self, images: npt.NDArray[np.uint8]) -> list[Scene]:
         """See `ScenesVerifier.read`. Raises UserError for pictures of another size or type."""
