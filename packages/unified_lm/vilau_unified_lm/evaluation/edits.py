@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from vilau_common.data.worlds.base import World
 from vilau_common.data.worlds.scene import WorldDocument
 from vilau_common.data.worlds.scenes.documents import EDIT
 from vilau_common.data.worlds.scenes.edits import Edit, judge_edit
-from vilau_unified_lm.evaluation.batches import batches, encode_documents, means
+from vilau_unified_lm.evaluation.batches import batches, means
 from vilau_unified_lm.evaluation.examples import Strip, described
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import Session
@@ -25,18 +27,13 @@ def evaluate_edits(
 ) -> tuple[dict[str, float], list[Strip]]:
     """The numbers above. Edit i is drawn with the seed `seed + i`, without guidance: no blank edit was trained."""
     plain = replace(sampling, guidance=1.0)
-    builder = session.builder
-    blank = builder.drawing_prompt("")
     flags: list[tuple[str, bool]] = []
     strips: list[Strip] = []
     for start, chosen in batches(documents, "edits", "edits"):
         edits = [Edit.from_json(document.record[EDIT]) for document in chosen]
-        prompts = [
-            builder.editing_prompt(codes[0], edit.instruction)
-            for codes, edit in zip(encode_documents(session, chosen), edits, strict=True)
-        ]
         seeds = [seed + start + number for number in range(len(chosen))]
-        pictures = session.decode(session.engine.draw(prompts, blank, plain, seeds))
+        sources = np.stack([document.images[0] for document in chosen])
+        pictures = session.edit(sources, [edit.instruction for edit in edits], plain, seeds)
         readings = world.read(pictures)
         for document, edit, picture, reading in zip(chosen, edits, pictures, readings, strict=True):
             judgement = judge_edit(edit, reading)
