@@ -1,7 +1,7 @@
 """The app as a person uses it, in Debian's Chromium. Needs the extra `app`, playwright (not its browsers), chromium:
 
 apt-get install chromium; uv pip install 'vilau-unified-lm[app]' playwright
-python -m pytest tests/unified_lm/test_app_browser.py
+python -m pytest -m slow tests/unified_lm/test_app_browser.py
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from playwright import sync_api as playwright
 from served_app import SAMPLING, served
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+# Slow: a browser beside the other tests takes its time, and a page that waits is no defect of ours.
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
 PATIENCE = 30_000  # milliseconds
 playwright.expect.set_options(timeout=PATIENCE)
 # Without a sandbox, as containers have none; and nothing that asks servers of the browser's own.
