@@ -15,7 +15,7 @@ import pytest
 
 from vilau_common.errors import UserError
 from vilau_common.training.interrupt import TrainingInterrupted
-from vilau_unified_lm import cli, cli_verbs
+from vilau_unified_lm import cli, cli_use, cli_verbs
 from vilau_unified_lm.cli_verbs import Verb
 
 
@@ -45,16 +45,16 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         return function
 
-    use = types.ModuleType(cli.USE_MODULE)
+    use = types.ModuleType(cli_use.USE_MODULE)
     use.ask = recorder("two")  # type: ignore[attr-defined]
     use.draw = recorder([Path("a.png"), Path("b.png")])  # type: ignore[attr-defined]
     use.reconstruct = recorder(Path("out.png"))  # type: ignore[attr-defined]
-    report = types.ModuleType(cli.REPORT_MODULE)
+    report = types.ModuleType(cli_use.REPORT_MODULE)
     report.build_report = recorder(Path("report/index.html"))  # type: ignore[attr-defined]
     report.compare_runs = recorder(Path("comparison/index.html"))  # type: ignore[attr-defined]
-    guidance = types.ModuleType(cli.GUIDANCE_MODULE)
+    guidance = types.ModuleType(cli_use.GUIDANCE_MODULE)
     guidance.sweep_guidance = recorder(Path("guidance.png"))  # type: ignore[attr-defined]
-    page = types.ModuleType(cli.APP_MODULE)
+    page = types.ModuleType(cli_use.APP_MODULE)
     page.serve = recorder(None)  # type: ignore[attr-defined]
     toy = types.ModuleType("toy_stage")
     toy.ToyConfig = ToyConfig  # type: ignore[attr-defined]
