@@ -96,7 +96,7 @@ def test_documents_of_a_world_stand_beside_its_pictures_and_lend_their_words(tmp
     source = ScenesConfig(
         image_size=24, train_count=20, test_count=4, held_out_count=0, edit_count=200, document_test_count=3
     )
-    config = PrepareConfig(directory=str(tmp_path), source=source, vocabulary_size=400, superwords=20)
+    config = PrepareConfig(directory=str(tmp_path), source=source, vocabulary_size=512, superwords=20)
     run_prepare(config)
     assert dataset_info(tmp_path / "edits" / "train").samples == 200
     assert dataset_info(tmp_path / "edits" / "test").samples == 3
