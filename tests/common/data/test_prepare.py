@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from vilau_common.data.fields import image_field, json_field
-from vilau_common.data.prepare import prepare_world
+from vilau_common.data.prepare import PrepareConfig, prepare_world
+from vilau_common.data.prepare import prepare as run_prepare
 from vilau_common.data.shards import dataset_info, read_shards
 from vilau_common.data.worlds.base import World, WorldConfig
 from vilau_common.data.worlds.scene import Question, Scene, SceneObject, WorldSample
+from vilau_common.data.worlds.scenes.config import ScenesConfig
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -87,3 +90,19 @@ def test_progress_ends_at_the_number_of_samples(tmp_path: Path) -> None:
         Dots(config), config, tmp_path, samples_per_shard=100, progress=lambda *call: calls.append(call)
     )
     assert calls == [("train", 100), ("train", 200), ("train", 250), ("test", 2)]
+
+
+def test_documents_of_a_world_stand_beside_its_pictures_and_lend_their_words(tmp_path: Path) -> None:
+    source = ScenesConfig(
+        image_size=24, train_count=20, test_count=4, held_out_count=0, edit_count=200, document_test_count=3
+    )
+    config = PrepareConfig(directory=str(tmp_path), source=source, vocabulary_size=512, superwords=20)
+    run_prepare(config)
+    assert dataset_info(tmp_path / "edits" / "train").samples == 200
+    assert dataset_info(tmp_path / "edits" / "test").samples == 3
+    assert not (tmp_path / "videos").exists() and not (tmp_path / "edits" / "test_held_out").exists()
+    known = json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert "Ġremove" in known  # in instructions alone
+    written = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.tar"))]
+    run_prepare(config)
+    assert written == [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.tar"))]
