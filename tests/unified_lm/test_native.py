@@ -32,6 +32,7 @@ import vilau_unified_lm.auto  # noqa: F401  # registers
 from vilau_common.data.conversation import ASSISTANT, USER, Turn
 from vilau_common.errors import UserError
 from vilau_common.images import to_array, to_tensor
+from vilau_unified_lm.generation.request import Generated, ImagePart, TextPart, VideoPart
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.native.ids import generated_ids, parts_of_ids, prompt_ids
 from vilau_unified_lm.native.model import VilaUForMultimodalLM
@@ -533,8 +534,6 @@ def test_ids_that_are_no_prompt_are_refused(native: VilaUForMultimodalLM, vocabu
 
 
 def test_generated_ids_come_back(native: VilaUForMultimodalLM, vocabulary: Vocabulary) -> None:
-    from vilau_unified_lm.generation.request import Generated, ImagePart, TextPart, VideoPart
-
     image = torch.from_numpy(random_codes(1))
     video = torch.stack([torch.from_numpy(random_codes(seed)) for seed in (2, 3)])
     generated = Generated(

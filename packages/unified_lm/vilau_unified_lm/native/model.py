@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -21,12 +21,16 @@ from vilau_common.errors import UserError
 from vilau_unified_lm.losses import LossConfig, StepTargets, unified_loss
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.native.arguments import HUB_OPTIONS
+from vilau_unified_lm.native.card import Training, model_card
 from vilau_unified_lm.native.generation import Asked, generate
 from vilau_unified_lm.native.ids import codes_of_ids, parts_of_ids
 from vilau_unified_lm.native.options import MARKS, check_options, generation_config_of, vocabulary_of
+from vilau_unified_lm.native.processor import native_tokenizer
 from vilau_unified_lm.packing import IGNORE, MixedSequence
 from vilau_unified_lm.vicuna import document_builder
 from vilau_unified_lm.vocabulary import Vocabulary
+
+CARD = "README.md"
 
 
 class VilaUForMultimodalLM(UnifiedLM, GenerationMixin):
@@ -57,12 +61,19 @@ class VilaUForMultimodalLM(UnifiedLM, GenerationMixin):
                 )
         if getattr(model.generation_config, MARKS, None) is None:
             hub = {name: value for name, value in options.items() if name in HUB_OPTIONS}
-            tokenizer = AutoTokenizer.from_pretrained(directory, **hub)
+            tokenizer = native_tokenizer(directory, hub)
             tower = model.image_tokenizer
             vocabulary = Vocabulary.from_tokenizer(tokenizer, tower.codebook_size, tower.depth)
             builder = document_builder(model.config.conversation, tokenizer, vocabulary)
             model.generation_config = generation_config_of(builder)
         return (model, report) if wants_report else model
+
+    def save_pretrained(self, directory: str | Path, *positional: Any, **options: Any) -> None:
+        """As transformers' own, and a model card where there is none yet; `vilau export` writes one with results."""
+        super().save_pretrained(directory, *positional, **options)
+        card = Path(directory) / CARD
+        if not card.exists() and options.get("is_main_process", True):
+            card.write_text(model_card(self, Training()), encoding="utf-8")
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """The text ids' rows."""

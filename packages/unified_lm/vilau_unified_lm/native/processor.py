@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from vilau_common.data.conversation import (
@@ -43,6 +43,7 @@ from vilau_unified_lm.native.messages import Chat, read_messages
 from vilau_unified_lm.native.pictures import is_image, is_video, read_image, read_video
 from vilau_unified_lm.vicuna import document_builder
 from vilau_unified_lm.vocabulary import Vocabulary
+from vilau_vision_tower.clip import load_text_tokenizer
 from vilau_vision_tower.tower import VisionTower
 
 Writer = Callable[[Chat, list[Codes], list[list[Codes]]], Document]
@@ -76,7 +77,7 @@ class VilaUProcessor(ProcessorMixin):
         self.image_fit = image_fit
         self.video_frames = video_frames
         vocabulary = Vocabulary.from_tokenizer(tokenizer, codebook_size, depth)
-        self._builder = document_builder(conversation, tokenizer, vocabulary)
+        self.builder = document_builder(conversation, tokenizer, vocabulary)
 
     @classmethod
     def of_model(cls, config: UnifiedLMConfig, tokenizer: PreTrainedTokenizerBase) -> VilaUProcessor:
@@ -101,18 +102,19 @@ class VilaUProcessor(ProcessorMixin):
         All follows from the model's configuration and its tokenizer, so any trained run's model/ will do.
         """
         hub = {name: value for name, value in options.items() if name in HUB_OPTIONS}
-        config = AutoConfig.from_pretrained(directory, **hub)
-        if not isinstance(config, UnifiedLMConfig):
+        stored, _ = UnifiedLMConfig.get_config_dict(directory, **hub)
+        if stored.get("model_type") != UnifiedLMConfig.model_type:
             raise UserError(
-                f"{directory} holds a model of type {config.model_type!r}, which is no unified LM"
+                f"{directory} holds no unified LM, but a model of type {stored.get('model_type')!r}: expected a "
+                "config.json with model_type vilau"
             )
-        tokenizer = AutoTokenizer.from_pretrained(directory, **hub)
+        config, tokenizer = UnifiedLMConfig.from_dict(stored), native_tokenizer(directory, hub)
         return cls.of_model(config, tokenizer)
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The extended vocabulary."""
-        return self._builder.vocabulary
+        return self.builder.vocabulary
 
     # --- in -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +156,7 @@ class VilaUProcessor(ProcessorMixin):
         def write(chat: Chat, images: list[Codes], videos: list[list[Codes]]) -> Document:
             if generation_mode in ("image", "video"):
                 return self._drawing(chat, images, generation_mode)
-            return self._builder.literal(chat.turns[0].text, images, videos)
+            return self.builder.literal(chat.turns[0].text, images, videos)
 
         return self._batch(chats, write, num_frames)
 
@@ -202,7 +204,7 @@ class VilaUProcessor(ProcessorMixin):
         def write(chat: Chat, images: list[Codes], videos: list[list[Codes]]) -> Document:
             if generation_mode in ("image", "video"):
                 return self._drawing(chat, images, generation_mode)
-            document = self._builder.conversation(chat.turns, images, videos)
+            document = self.builder.conversation(chat.turns, images, videos)
             return _unclosed(document) if continue_final_message else document
 
         if tokenize or return_dict:
@@ -219,14 +221,14 @@ class VilaUProcessor(ProcessorMixin):
                 f"generation_mode is {generation_mode!r}, which takes one message, the user's, and no video"
             )
         if not images:
-            builder = self._builder
+            builder = self.builder
             return (
                 builder.drawing_prompt(words) if generation_mode == "image" else builder.filming_prompt(words)
             )
         parts = split_at_placeholders(chat.turns[0].text)
         if generation_mode == "video" or len(images) > 1 or parts[0] != IMAGE:
             raise UserError("a picture is changed by one message, the picture first and then what to change")
-        return self._builder.editing_prompt(images[0], words)
+        return self.builder.editing_prompt(images[0], words)
 
     def _batch(self, chats: Sequence[Chat], write: Writer, num_frames: int | None) -> BatchFeature:
         frames = self.video_frames if num_frames is None else num_frames
@@ -314,6 +316,14 @@ class VilaUProcessor(ProcessorMixin):
             return [_pil(frames) for frames in generated_outputs]
         shown = {1: lambda part: words(part).strip(), 3: lambda part: _pil(part[None])[0], 4: _pil}
         return [[shown[part.ndim](part) for part in parts] for parts in generated_outputs]
+
+
+def native_tokenizer(directory: str | Path, hub: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model, in a directory or on the hub."""
+    if Path(directory).is_dir():
+        return load_text_tokenizer(directory)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **hub)
+    return tokenizer
 
 
 def _pil(images: Tensor) -> list[Image.Image]:
