@@ -33,6 +33,7 @@ from vilau_unified_lm.model import UnifiedLM
 from vilau_vision_tower.config import VisionTowerConfig
 
 PROMPT, BLANK = 12, 2  # tokens
+MARK = 3  # the id that stands for <image_start>
 SAMPLING = Sampling(temperature=0.7, top_k=None, top_p=0.9, guidance=2.0)
 BATCHES = (1, 16, 32)
 PRODUCT, COPIED = 2048, 2**26  # side of the large product, numbers in the copy
@@ -224,9 +225,10 @@ def main() -> None:
     model = build(size).to(device, torch.bfloat16 if cuda else torch.float32)
     positions = size.side**2
     count = max(BATCHES)
-    prompts = [tuple(torch.randint(10, size.vocabulary, (PROMPT,)).tolist()) for _ in range(count)]
+    # Both end at the mark that begins a picture, as the engine makes of any negative prompt.
+    prompts = [(*torch.randint(10, size.vocabulary, (PROMPT - 1,)).tolist(), MARK) for _ in range(count)]
     documents = [Document((TextSegment(ids, supervised=False),)) for ids in prompts]
-    blank = (1, 3)
+    blank = (1, MARK)
     away = Document((TextSegment(blank, supervised=False),))
     engines = {mode: Engine(model, mode) for mode in (("none", "graph") if cuda else ("none",))}
 

@@ -499,6 +499,8 @@ def test_a_streamer_sees_what_comes(native: VilaUForMultimodalLM, processor: Vil
         ({"num_beams": 4}, "num_beams=4 asks for what is not supported"),
         ({"repetition_penalty": 1.2}, "repetition_penalty=1.2"),
         ({"penalty_alpha": 0.6}, "penalty_alpha=0.6"),
+        ({"use_cache": False}, "use_cache=False"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate=True"),
         ({"cache_implementation": "offloaded"}, "cache_implementation is 'offloaded'"),
         ({"colour": 3}, "generate has no option colour"),
         ({"generation_mode": "sound"}, "generation_mode is 'sound'"),

@@ -47,11 +47,13 @@ class VilaUForMultimodalLM(UnifiedLM, GenerationMixin):
         The directory of any trained run's model/ will do: what its generation config lacks is taken from its tokenizer.
         """
         wants_report = options.pop("output_loading_info", False)
-        options.setdefault("ignore_mismatched_sizes", True)  # told of below, in one sentence
+        # Told of below, in one sentence, unless the caller wants them ignored.
+        ignored = options.pop("ignore_mismatched_sizes", False)
+        options["ignore_mismatched_sizes"] = True
         model, report = super().from_pretrained(directory, *positional, output_loading_info=True, **options)
         for what, names in (
             ("lack", report["missing_keys"]),
-            ("have another shape of", [name for name, *_ in report["mismatched_keys"]]),
+            ("have another shape of", [] if ignored else [name for name, *_ in report["mismatched_keys"]]),
             ("have what the model does not know:", report["unexpected_keys"]),
         ):
             if names:

@@ -103,8 +103,8 @@ def check_options(config: GenerationConfig, unknown: Collection[str]) -> None:
             f"generation_mode, seed, streamer, frames, negative_prompt_ids, {', '.join(sorted(HONOURED - OURS))}"
         )
     for name, value in config.to_diff_dict().items():
-        asked = value not in (None, False, 0, [], NEUTRAL.get(name)) and not name.endswith("version")
-        if name not in HONOURED and not name.startswith("_") and asked:
+        nothing = (None, NEUTRAL[name]) if name in NEUTRAL else (None, False, 0, [])
+        if name not in HONOURED and name != "transformers_version" and value not in nothing:
             raise UserError(
                 f"{name}={value!r} asks for what is not supported here: text and codes are sampled one by one, with "
                 "do_sample, temperature, top_k, top_p and guidance_scale, or taken greedily"
