@@ -210,7 +210,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainLmConfig, list[
     np.save(file, np.zeros((1, 3, 3, D), np.uint16))  # the demo's grid
     rng = np.random.default_rng(0)
     shares = vars(config.data.mixture)
-    forms = rng.choice(list(shares), size=4 * 256, p=np.array(list(shares.values())) / sum(shares.values()))
+    forms = rng.choice(
+        list(shares),
+        size=4 * config.data.loader.packing_buffer,
+        p=np.array(list(shares.values())) / sum(shares.values()),
+    )
     samples = list(read_shards(directory / "train"))
     lengths = []
     for form in forms:
@@ -222,8 +226,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainLmConfig, list[
 @pytest.mark.parametrize(
     ("row_length", "waste"),
     [
-        # What is left beside a picture with eight questions is filled, but seldom to the last place.
-        (None, 0.08),
+        (None, 0.05),
         (160, 0.05),
         (512, 0.05),
     ],
