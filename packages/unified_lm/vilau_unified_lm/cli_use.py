@@ -161,19 +161,6 @@ def to_official(
 
 
 @app.command()
-def export(
-    run: Run,
-    output: NewDirectory,
-    license: Annotated[
-        str | None, typer.Option(help="As the Hugging Face hub names it: apache-2.0, cc-by-4.0, ….")
-    ] = None,
-) -> None:
-    """Write a run's model as Hugging Face knows models: weights, processor, settings and a card with its results."""
-    check.require_directory(run)
-    typer.echo(_use("vilau_unified_lm.native.export", "export")(run, output, license))
-
-
-@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs, such as runs/demo.")],
     output: Annotated[

@@ -173,16 +173,6 @@ class DocumentBuilder:
         asked = (vocabulary.image_end, *self.ids(instruction), vocabulary.image_start)
         return Document((opening, image(source, supervised=False), TextSegment(asked, supervised=False)))
 
-    def literal(
-        self, text: str, images: Sequence[Codes] = (), videos: Sequence[Sequence[Codes]] = ()
-    ) -> Document:
-        """The text as it stands, with images and videos where it says <image> and <video>; as many as there are."""
-        parts: list[Part] = [TextSegment((self.vocabulary.begin,), supervised=False)]
-        for part in split_at_placeholders(text):
-            place = part in PLACEHOLDERS
-            parts.append(Place(part, False) if place else TextSegment(self.ids(part), supervised=False))
-        return self._filled(parts, images, videos)
-
     def question_prompt(self, codes: Codes, question: str) -> Document:
         """What stands before the first token of an answer."""
         return Document((*self._picture(codes), *self.chat.about_picture([(question, None)])))

@@ -114,13 +114,9 @@ class UnifiedLM(MixedLM):
         loss: which share of them, and how much memory logits may take; None: its defaults. `losses.unified_loss` makes
         the objective of what comes out.
         """
-        return self.token_losses(*self.hidden_states(batch), batch, loss or LossConfig())
-
-    def token_losses(
-        self, hidden: Tensor, embeddings: Tensor, batch: MixedSequence, loss: LossConfig
-    ) -> TokenLosses:
-        """As `forward`, of what `hidden_states` made of the batch."""
+        loss = loss or LossConfig()
         memory = loss.logits_mib * MIB
+        hidden, embeddings = self.hidden_states(batch)
         has_text, has_visual = batch.text_targets != IGNORE, batch.visual_targets != IGNORE
         text = chunked_cross_entropy(
             self.text_logits,

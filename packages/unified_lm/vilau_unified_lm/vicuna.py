@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from transformers import PreTrainedTokenizerBase
-
 from vilau_common.data.conversation import ASSISTANT, PLACEHOLDERS, Turn, split_at_placeholders
 from vilau_unified_lm.chat import Chat, Part, Place
 from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
@@ -104,13 +102,3 @@ class VicunaBuilder(DocumentBuilder):
         said = f" {caption.strip()} " if caption.strip() else ""
         ids = self.ids(f"{SYSTEM} {ASKS}{said}{ANSWERS} ")
         return Document((TextSegment((self.vocabulary.begin, *ids, start), supervised=False),))
-
-
-BUILDERS = {"plain": DocumentBuilder, "vicuna_v1": VicunaBuilder}
-
-
-def document_builder(
-    conversation: str, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
-) -> DocumentBuilder:
-    """What writes the prompts of a model of this `UnifiedLMConfig.conversation`."""
-    return BUILDERS[conversation](tokenizer, vocabulary)

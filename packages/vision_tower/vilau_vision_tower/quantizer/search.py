@@ -32,10 +32,6 @@ def full_float32(device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
 
 
-# One operator to torch.compile, which could not follow the change of precision.
-@torch.library.custom_op(
-    "vilau::nearest_code", mutates_args=(), schema="(Tensor vectors, Tensor codebook) -> Tensor"
-)
 @torch.no_grad()
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """float32 [N, C], float32 [K, C] -> int64 [N]; of codes equally near, one of them."""
@@ -51,8 +47,3 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
             out = torch.addmm(squares, block, codebook.T, alpha=-2, out=distances[: len(block)])
             torch.argmin(out, dim=-1, out=codes[begin : begin + rows])
     return codes
-
-
-@nearest_code.register_fake
-def _(vectors: Tensor, codebook: Tensor) -> Tensor:
-    return vectors.new_empty(len(vectors), dtype=torch.int64)

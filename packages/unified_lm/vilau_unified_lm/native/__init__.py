@@ -1,1 +1,0 @@
-"""The unified LM as a Hugging Face model: processor, `generate`, model card. `vilau_unified_lm.auto` registers them."""
