@@ -151,7 +151,6 @@ class UnifiedLMForConditionalGeneration(UnifiedLM, GenerationMixin):
         if num_frames is not None and num_frames < 1:
             raise UserError(f"num_frames is {num_frames}; a video has at least 1 frame")
         frames = num_frames or self.config.video_frames
-        engine = Engine(self, chosen.compile)
         codes = inputs.encoded(self, pixel_values)
         inputs.check_places(self, input_ids, codes)
         prompts = inputs.documents(self, input_ids, attention_mask, codes)
@@ -176,7 +175,7 @@ class UnifiedLMForConditionalGeneration(UnifiedLM, GenerationMixin):
             streamer.put(input_ids.cpu())
         was_training = self.training
         try:
-            generated = engine.generate(
+            generated = Engine(self, chosen.compile).generate(
                 requests,
                 visual=chosen.visual,
                 text=chosen.words,
@@ -190,11 +189,11 @@ class UnifiedLMForConditionalGeneration(UnifiedLM, GenerationMixin):
             streamer.end()
         rows = [_row(one, generation_mode, chosen) for one in generated]
         longest = max(len(row) for row in rows)
-        padding = chosen.vocabulary.pad
-        new = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=input_ids.device)
+        padded = [row + [chosen.padding] * (longest - len(row)) for row in rows]
+        new = torch.tensor(padded, dtype=torch.long, device=input_ids.device)
         if generation_mode != "text":
             return new
-        return torch.cat([input_ids.repeat_interleave(chosen.sequences, dim=0), new.long()], dim=1)
+        return torch.cat([input_ids.repeat_interleave(chosen.sequences, dim=0), new], dim=1)
 
     def decode_image_tokens(self, image_tokens: Tensor) -> Tensor:
         """Visual ids int64 [N, F*T*D] -> images float32 [N, 3, H, W] in [-1, 1]; [N, F, 3, H, W] of several frames.

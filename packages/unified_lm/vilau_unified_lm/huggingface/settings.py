@@ -30,13 +30,11 @@ HONOURED = {
     "max_length",
     "num_return_sequences",
     "cache_implementation",
-    "bos_token_id",
     "eos_token_id",
     "pad_token_id",
-    "vocabulary",
-    "visual",
-    "transformers_version",
 }
+# What stands in a generation_config, but is nothing that a call would say.
+STORED = {"bos_token_id", "vocabulary", "visual", "transformers_version"}
 # Of the others, values that ask for nothing.
 NOTHING = {
     "num_beams": 1,
@@ -56,6 +54,7 @@ class Settings:
     words: Sampling
     visual: Sampling
     ends: tuple[int, ...]  # the ids that close a text; the first one stands for all in what is generated
+    padding: int  # the id behind what is generated
     max_new_tokens: int | None  # None: as many as there is room for
     sequences: int  # of each prompt
     compile: str  # the engine's
@@ -97,11 +96,13 @@ class Settings:
             if value is not None and value < 1:
                 raise UserError(f"{name} comes to {value}; at least 1 is needed")
         drawn = Sampling(**everything.get("visual", {}))
+        vocabulary = Vocabulary(**everything["vocabulary"])
         return cls(
-            vocabulary=Vocabulary(**everything["vocabulary"]),
+            vocabulary=vocabulary,
             words=_words(everything, said) if mode == "text" else _words(own.to_diff_dict(), {}),
             visual=drawn if mode == "text" else _visual(drawn, said),
             ends=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
+            padding=everything.get("pad_token_id", vocabulary.pad),
             max_new_tokens=new,
             sequences=sequences,
             compile=CACHES[cache],
@@ -112,7 +113,7 @@ def _refuse_unknown(everything: dict[str, Any]) -> None:
     refused = {
         name: value
         for name, value in everything.items()
-        if name not in HONOURED and not name.startswith("_") and value not in (None, False)
+        if name not in HONOURED | STORED and not name.startswith("_") and value not in (None, False)
     }
     refused = {name: value for name, value in refused.items() if NOTHING.get(name) != value}
     if everything.get("use_cache") is False:
@@ -124,9 +125,8 @@ def _refuse_unknown(everything: dict[str, Any]) -> None:
         )
     if refused:
         raise UserError(
-            f"generate() has no {', '.join(sorted(refused))} here; it has "
-            f"{', '.join(sorted(HONOURED - {'vocabulary', 'visual', 'transformers_version'}))}, seeds, num_frames and "
-            "streamer"
+            f"generate() has no {', '.join(sorted(refused))} here; it has {', '.join(sorted(HONOURED))}, seeds, "
+            "num_frames and streamer"
         )
 
 
