@@ -21,6 +21,7 @@ from vilau_unified_lm.huggingface.model import UnifiedLMForConditionalGeneration
 from vilau_unified_lm.huggingface.processor import UnifiedLMProcessor
 from vilau_unified_lm.session import Session
 from vilau_unified_lm.use import evaluated_sampling
+from vilau_vision_tower.clip import load_text_tokenizer
 from vilau_vision_tower.config import VisionTowerConfig
 from vilau_vision_tower.image_processor import VisionTowerImageProcessor
 from vilau_vision_tower.tower import VisionTower, load_tower
@@ -50,6 +51,8 @@ def export(source: Path, output: Path, licence: str) -> Path:
         model.config.architectures = [UnifiedLMForConditionalGeneration.__name__]
         model.config.save_pretrained(target)
         processor.save_pretrained(target)
+        # By the name of some classes (LLaMA's), AutoTokenizer would build another tokenizer than tokenizer.json has.
+        load_text_tokenizer(target).save_pretrained(target)
         generation_config(session, sampling).save_pretrained(target)
         card = model_card(source, model, processor, sampling, licence)
         (target / CARD).write_text(card, encoding="utf-8")
