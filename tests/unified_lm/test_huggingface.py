@@ -148,7 +148,9 @@ def test_drawings(model: Any, processor: Any, session: Session) -> None:
 def test_edits_and_videos(model: Any, processor: Any, session: Session) -> None:
     inputs = processor.apply_chat_template([user(PICTURES[0], CAPTIONS[0])], generation_mode="image")
     ids = model.generate(**inputs, generation_mode="image", seeds=3)
-    (edited,) = processor.post_process_multimodal_output(model.decode_image_tokens(ids), generation_mode="image")
+    (edited,) = processor.post_process_multimodal_output(
+        model.decode_image_tokens(ids), generation_mode="image"
+    )
     assert np.array_equal(np.asarray(edited), session.edit(PICTURES[:1], CAPTIONS[:1], EVALUATED, [3])[0])
     inputs = processor(text=CAPTIONS[0], generation_mode="video")
     ids = model.generate(**inputs, generation_mode="video", seeds=3, num_frames=2)
@@ -187,7 +189,9 @@ def test_sequences_seeds_and_caches(model: Any, processor: Any) -> None:
     draw = lambda **settings: model.generate(**inputs, generation_mode="image", **settings)  # noqa: E731
     four = draw(num_return_sequences=2, seeds=5)
     assert torch.equal(four, torch.cat([draw(seeds=[5, 7]), draw(seeds=[6, 8])])[[0, 2, 1, 3]])
-    assert torch.equal(draw(seeds=5, cache_implementation="static"), draw(seeds=5, cache_implementation="dynamic"))
+    assert torch.equal(
+        draw(seeds=5, cache_implementation="static"), draw(seeds=5, cache_implementation="dynamic")
+    )
     set_seed(11)
     first, second = draw(), draw()
     set_seed(11)
@@ -217,9 +221,7 @@ class Heard(BaseStreamer):
         self.ended = True
 
 
-def test_streamers(
-    model: Any, processor: Any, session: Session, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_streamers(model: Any, processor: Any, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     asked = processor(text=QUESTION, images=PICTURES[0], generation_mode="text")
     model.generate(**asked, max_new_tokens=5, streamer=TextStreamer(processor.tokenizer, skip_prompt=True))
     answer = session.answer(list(session.encode(PICTURES[:1])), [QUESTION], 5)[0]
@@ -281,7 +283,10 @@ def test_what_is_supervised(processor: Any, session: Session) -> None:
         ({"repetition_penalty": 1.2}, "has no repetition_penalty"),
         ({"use_cache": False}, "has no use_cache"),
         ({"generation_config": GenerationConfig(num_beams=2)}, "num_beams is 2"),
-        ({"cache_implementation": "quantized"}, "cache_implementation is 'quantized'; it is dynamic or static"),
+        (
+            {"cache_implementation": "quantized"},
+            "cache_implementation is 'quantized'; it is dynamic or static",
+        ),
         ({"temperature": 0.5}, "temperature is of sampling: say do_sample=True"),
         ({"guidance_scale": 3.0}, "guidance_scale is of generation modes that draw"),
         ({"generation_mode": "audio"}, "generation_mode is 'audio'; it is one of text, image, video"),

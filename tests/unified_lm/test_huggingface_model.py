@@ -109,9 +109,7 @@ def test_lora_attaches_by_name(model: Any, out: Path, batch: dict[str, Any], tmp
     again = peft.PeftModel.from_pretrained(AutoModelForMultimodalLM.from_pretrained(out), tmp_path)
     assert torch.allclose(again(**batch).loss, after)
     prompt = {name: batch[name][1:] for name in ("input_ids", "attention_mask")}
-    assert torch.equal(
-        tuned.generate(**prompt, max_new_tokens=4), again.generate(**prompt, max_new_tokens=4)
-    )
+    assert torch.equal(tuned.generate(**prompt, max_new_tokens=4), again.generate(**prompt, max_new_tokens=4))
 
 
 def test_what_is_saved_is_loaded(model: Any, batch: dict[str, Any], tmp_path: Path) -> None:
@@ -129,7 +127,9 @@ def test_what_export_writes(out: Path) -> None:
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["UnifiedLMForConditionalGeneration"]
     generation = GenerationConfig.from_pretrained(out)
-    assert generation.visual["guidance"] == 2.0 and generation.visual["top_k"] == 8  # as the run was evaluated
+    assert (
+        generation.visual["guidance"] == 2.0 and generation.visual["top_k"] == 8
+    )  # as the run was evaluated
     card = (out / "README.md").read_text()
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
@@ -188,7 +188,10 @@ def test_an_official_checkpoint(tmp_path: Path) -> None:
     [
         ("missing", "1 of the weights are missing, among them projector.mlp"),
         ("surplus", "1 of the weights have no place in its config.json's model, among them something"),
-        ("shape", r"depth.positions has the shape \[3, 24\], but by the config.json beside it, it is \[4, 24\]"),
+        (
+            "shape",
+            r"depth.positions has the shape \[3, 24\], but by the config.json beside it, it is \[4, 24\]",
+        ),
         ("cut", "model.safetensors is cut off"),
         ("gone", "no weights in"),
     ],

@@ -132,7 +132,9 @@ def reconstruct(
 def export(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="A finished run, also of a tower alone, or an official checkpoint."),
+        typer.Argument(
+            metavar="RUN", help="A finished run, also of a tower alone, or an official checkpoint."
+        ),
     ],
     output: NewDirectory,
     licence: Annotated[

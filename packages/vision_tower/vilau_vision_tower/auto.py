@@ -12,4 +12,9 @@ from vilau_vision_tower.tower import VisionTower
 
 AutoConfig.register(VisionTowerConfig.model_type, VisionTowerConfig)
 AutoModel.register(VisionTowerConfig, VisionTower)
-AutoImageProcessor.register(VisionTowerConfig, VisionTowerImageProcessor)
+# One class for both of transformers' backends: it takes Pillow's pixels, as trainings do.
+AutoImageProcessor.register(
+    VisionTowerConfig,
+    slow_image_processor_class=VisionTowerImageProcessor,
+    fast_image_processor_class=VisionTowerImageProcessor,
+)

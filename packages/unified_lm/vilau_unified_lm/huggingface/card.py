@@ -57,7 +57,10 @@ def model_card(
         f"temperature {sampling.temperature}, top-k {sampling.top_k}, top-p {sampling.top_p} and guidance "
         f"{sampling.guidance} where a call does not say otherwise."
     )
-    parts = {"the LM": _training(source / "lm") or _training(source), "the tower": _training(source / "tower")}
+    parts = {
+        "the LM": _training(source / "lm") or _training(source),
+        "the tower": _training(source / "tower"),
+    }
     return _card(about, USE_LM, _results(source), parts, licence, "any-to-any")
 
 
@@ -68,7 +71,12 @@ def tower_card(source: Path, tower: VisionTower, licence: str) -> str:
         f"meaning, and back. {_codes(tower)}"
     )
     return _card(
-        about, USE_TOWER, _results(source), {"the tower": _training(source)}, licence, "image-feature-extraction"
+        about,
+        USE_TOWER,
+        _results(source),
+        {"the tower": _training(source)},
+        licence,
+        "image-feature-extraction",
     )
 
 
@@ -80,7 +88,9 @@ def _card(
     licence: str,
     pipeline: str,
 ) -> str:
-    named = {"license": "other", "license_name": NOT_STATED} if licence == NOT_STATED else {"license": licence}
+    named = (
+        {"license": "other", "license_name": NOT_STATED} if licence == NOT_STATED else {"license": licence}
+    )
     front = ModelCardData(library_name="transformers", pipeline_tag=pipeline, tags=["vila-u"], **named)
     stated = (
         "The weights' licence was not stated when they were exported."

@@ -1,7 +1,7 @@
 """`vilau export`: what transformers' Auto classes load, from a run, a converted or a released checkpoint.
 
-    config.json  model.safetensors  generation_config.json  processor_config.json  tokenizer*  README.md   a unified LM
-    config.json  model.safetensors  preprocessor_config.json  README.md                                    a tower alone
+config.json  model.safetensors  generation_config.json  processor_config.json  tokenizer*  README.md   a unified LM
+config.json  model.safetensors  preprocessor_config.json  README.md                                    a tower alone
 """
 
 from __future__ import annotations
