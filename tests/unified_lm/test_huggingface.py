@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,12 +128,12 @@ def test_texts_with_pictures_apart(processor: Any) -> None:
 def test_drawings(model: Any, processor: Any, session: Session) -> None:
     """By the model's own settings, and by a call's; each with its seed."""
     inputs = processor(text=CAPTIONS[:2], generation_mode="image", negative_prompt=CAPTIONS[2])
+    given = GenerationConfig(temperature=0.5, guidance_scale=1.0)
     for settings, sampling in (
         ({}, EVALUATED),
         ({"guidance_scale": 3.0, "top_k": 0}, replace(EVALUATED, guidance=3.0, top_k=None)),
         ({"do_sample": False}, replace(EVALUATED, temperature=0.0)),
-        ({"generation_config": GenerationConfig(temperature=0.5, guidance_scale=1.0)},)
-        + (replace(EVALUATED, temperature=0.5, guidance=1.0),),
+        ({"generation_config": given}, replace(EVALUATED, temperature=0.5, guidance=1.0)),
     ):
         ids = model.generate(**inputs, generation_mode="image", seeds=[4, 9], **settings)
         assert ids.shape == (2, POSITIONS * D)
@@ -235,8 +234,8 @@ def test_streamers(model: Any, processor: Any, session: Session, capsys: pytest.
 
 
 @pytest.fixture(scope="module")
-def pipe(out: Path) -> Iterator[Any]:
-    yield pipeline("any-to-any", model=str(out))
+def pipe(out: Path) -> Any:
+    return pipeline("any-to-any", model=str(out))
 
 
 def test_the_pipeline_answers(pipe: Any, session: Session) -> None:

@@ -46,6 +46,6 @@ def test_the_snippets(
     assert isinstance(names["said"], str) and len(names["answers"]) == 2
     assert Image.open("circle.png").size == Image.open("drawn.png").size
     assert len(names["frames"]) == 2 and names["parts"]
-    assert names["features"].shape == (1, POSITIONS, 8)
+    assert names["features"].shape == (1, POSITIONS, 32)
     tuned = AutoModelForMultimodalLM.from_pretrained("models/tuned")
     assert torch.equal(tuned(**names["inputs"]).logits, names["logits"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import torch
 import yaml
 from native import RESULTS, make_exported, random_pictures
 from safetensors.torch import load_file, save_file
-from tiny_lm import D, objective
+from tiny_lm import D, K, make_model, objective
 from torch import nn
 from transformers import AutoModelForMultimodalLM, AutoProcessor, GenerationConfig, PreTrainedTokenizerFast
 
@@ -26,6 +27,7 @@ from vilau_common.errors import UserError
 from vilau_unified_lm.cli import main
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.huggingface.export import export
+from vilau_unified_lm.huggingface.tokens import prompt_ids
 from vilau_unified_lm.packing import pack
 from vilau_unified_lm.session import Session
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -33,6 +35,10 @@ from vilau_unified_lm.vocabulary import Vocabulary
 AUTO = vilau_unified_lm.auto
 PARITY = Path(__file__).parents[1] / "assets" / "parity"
 PICTURES = random_pictures(0, 2)
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +187,24 @@ def test_an_official_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(ids[0], session.builder.vocabulary.visual_ids(codes[0]).flatten())
     card = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---\n")[1])
     assert card["license"] == "other" and card["license_name"] == "not-stated"
+
+
+def test_a_chat_template(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """A pretrained backbone's: prompts are written by it, and what ends its answers ends ours."""
+    chatty = copy.deepcopy(tokenizer)
+    chatty.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    chatty.chat_template = CHATML
+    model = make_model(Vocabulary.from_tokenizer(chatty, K, D))
+    model.save_pretrained(tmp_path / "run" / "model")
+    chatty.save_pretrained(tmp_path / "run" / "model")
+    export(tmp_path / "run", tmp_path / "out", "mit")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    native = AutoModelForMultimodalLM.from_pretrained(tmp_path / "out")
+    assert native.generation_config.eos_token_id[0] == chatty.convert_tokens_to_ids("<|im_end|>")
+    session = Session.open(tmp_path / "run")
+    inputs = processor(text="how many?", images=PICTURES[0], generation_mode="text")
+    prompt = session.builder.question_prompt(session.encode(PICTURES[:1])[0], "how many?")
+    assert inputs["input_ids"][0].tolist() == prompt_ids(prompt, session.builder.vocabulary)
 
 
 @pytest.mark.parametrize(

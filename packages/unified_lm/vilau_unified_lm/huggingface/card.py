@@ -67,8 +67,8 @@ def model_card(
 def tower_card(source: Path, tower: VisionTower, licence: str) -> str:
     """README.md of a tower alone."""
     about = (
-        f"A vision tower ([VILA-U]({PAPER}), section 3.1) of {_millions(tower)}: images become codes that carry pixels and "
-        f"meaning, and back. {_codes(tower)}"
+        f"A vision tower ([VILA-U]({PAPER}), section 3.1) of {_millions(tower)}: images become codes that carry pixels "
+        f"and meaning, and back. {_codes(tower)}"
     )
     return _card(
         about,

@@ -76,8 +76,8 @@ class Settings:
         if given is not None and given is not own:
             # Pipelines hand a copy of the model's own: only what differs from it is said by the call.
             mine = own.to_diff_dict()
-            theirs = {name: value for name, value in given.to_diff_dict().items() if name in vars(given)}
-            said = {**{name: value for name, value in theirs.items() if mine.get(name) != value}, **said}
+            theirs = given.to_diff_dict().items()
+            said = {**{name: value for name, value in theirs if mine.get(name) != value}, **said}
         everything = {**own.to_diff_dict(), **said}
         _refuse_unknown(everything)
         if "vocabulary" not in everything:
