@@ -21,13 +21,14 @@ def encoded(model: UnifiedLM, pixel_values: Tensor | None) -> Tensor:
     return tokenizer.encode(pixel_values.to(model.device).float()).flatten(1, 2)
 
 
-def check_places(model: UnifiedLM, input_ids: Tensor, codes: Tensor) -> None:
-    """Raises UserError unless input_ids has as many visual positions as the pictures, codes [N, T, D], have."""
+def check_places(model: UnifiedLM, input_ids: Tensor, pixel_values: Tensor | None) -> None:
+    """Raises UserError unless input_ids has as many visual positions as the pictures, [N, 3, H, W], have."""
     places = int((input_ids >= model.config.backbone_config.vocab_size).sum())
     height, width = model.image_tokenizer.grid
-    if places != codes.shape[0] * height * width:
+    pictures = 0 if pixel_values is None else len(pixel_values)
+    if places != pictures * height * width:
         raise UserError(
-            f"input_ids has {places} visual positions, but pixel_values holds {codes.shape[0]} pictures of "
+            f"input_ids has {places} visual positions, but pixel_values holds {pictures} pictures of "
             f"{height * width} each; give both as the processor made them"
         )
 

@@ -14,18 +14,16 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from vilau_common.errors import UserError
-from vilau_unified_lm.document import Document
 from vilau_unified_lm.generation.engine import Engine
 from vilau_unified_lm.generation.loop import Listener
-from vilau_unified_lm.generation.request import Begin, Event, Finish, Generated, Request, TextEvent
+from vilau_unified_lm.generation.request import Event, Finish, Generated, TextEvent
 from vilau_unified_lm.huggingface import inputs
-from vilau_unified_lm.huggingface.settings import Settings, seeds_of
+from vilau_unified_lm.huggingface.requests import Batch, requests_of
+from vilau_unified_lm.huggingface.settings import Settings
 from vilau_unified_lm.huggingface.tokens import check_mode, codes_of, generated_ids
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import IGNORE
 from vilau_unified_lm.vocabulary import Vocabulary
-
-BEGINS = {"text": Begin.TEXT, "interleaved": Begin.TEXT, "image": Begin.IMAGE, "video": Begin.VIDEO}
 
 
 @dataclass
@@ -71,7 +69,7 @@ class UnifiedLMForConditionalGeneration(UnifiedLM, GenerationMixin):
         """
         codes = inputs.encoded(self, pixel_values)
         if not torch.compiler.is_compiling():  # a look at values, which no compiled graph has
-            inputs.check_places(self, input_ids, codes)
+            inputs.check_places(self, input_ids, pixel_values)
         batch = inputs.mixed_sequence(self, input_ids, attention_mask, codes)
         hidden, embeddings = self.hidden_states(batch)
         logits = self.text_logits(hidden)
@@ -125,7 +123,8 @@ class UnifiedLMForConditionalGeneration(UnifiedLM, GenerationMixin):
         Rows are padded at the end. The inputs are the processor's: the same generation_mode has to be given there, or
         none (then `image_prompt_ids` is the prompt of a drawing). seeds: see `settings.seeds_of`; a sequence depends on
         its seed and prompt, not on the batch around it. streamer: of one sequence, gets the prompt and then ids as they
-        come. settings: see `settings`. At most as much is generated as the model's context has room for.
+        come (the marks around pictures are not told). settings: see `settings`. At most as much is generated as the
+        model's context has room for.
 
         Raises UserError before anything is computed.
         """
@@ -135,42 +134,22 @@ class UnifiedLMForConditionalGeneration(UnifiedLM, GenerationMixin):
         chosen = Settings.of(
             generation_mode, self.generation_config, generation_config, settings, input_ids.shape[1]
         )
-        begin = BEGINS[generation_mode]
-        opening = {
-            Begin.IMAGE: chosen.vocabulary.image_start,
-            Begin.VIDEO: chosen.vocabulary.video_start,
-        }
-        if begin in opening and bool((input_ids[:, -1] != opening[begin]).any()):
-            raise UserError(
-                f"the prompt is none of a drawing: give generation_mode={generation_mode!r} to the processor, too (in "
-                f"a pipeline: processor_kwargs={{'generation_mode': {generation_mode!r}}})"
-            )
         count = len(input_ids) * chosen.sequences
         if streamer is not None and count > 1:
             raise UserError(f"a streamer is told of one sequence, but {count} are asked for")
-        if num_frames is not None and num_frames < 1:
-            raise UserError(f"num_frames is {num_frames}; a video has at least 1 frame")
-        frames = num_frames or self.config.video_frames
-        codes = inputs.encoded(self, pixel_values)
-        inputs.check_places(self, input_ids, codes)
-        prompts = inputs.documents(self, input_ids, attention_mask, codes)
-        prompts = [prompt for prompt in prompts for _ in range(chosen.sequences)]
-        negatives: list[Document | None] = [None] * count
-        if negative_prompt_ids is not None and generation_mode != "text":
-            nothing = inputs.encoded(self, None)
-            blank = inputs.documents(self, negative_prompt_ids, negative_prompt_attention_mask, nothing)
-            negatives = [negative for negative in blank for _ in range(chosen.sequences)]
-        requests = [
-            Request(
-                prompt=prompt,
-                negative=negative,
-                begin=begin,
-                seed=seed,
-                positions=self._positions(prompt, begin, chosen, frames),
-                frames=frames,
-            )
-            for prompt, negative, seed in zip(prompts, negatives, seeds_of(seeds, count), strict=True)
-        ]
+        negatives = None
+        if negative_prompt_ids is not None:
+            negatives = Batch(negative_prompt_ids, negative_prompt_attention_mask)
+        requests = requests_of(
+            self,
+            generation_mode,
+            chosen,
+            Batch(input_ids, attention_mask),
+            negatives,
+            pixel_values,
+            seeds,
+            num_frames,
+        )
         if streamer is not None:
             streamer.put(input_ids.cpu())
         was_training = self.training
@@ -205,19 +184,6 @@ class UnifiedLMForConditionalGeneration(UnifiedLM, GenerationMixin):
         codes = codes_of(image_tokens.to(self.device), vocabulary, tokenizer.grid)
         images = tokenizer.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
         return images[:, 0] if codes.shape[1] == 1 else images
-
-    def _positions(self, prompt: Document, begin: Begin, chosen: Settings, frames: int) -> int:
-        """At most so many tokens and visual positions follow a prompt."""
-        height, width = self.image_tokenizer.grid
-        if begin is not Begin.TEXT:
-            return height * width * (frames if begin is Begin.VIDEO else 1)
-        context = int(self.config.backbone_config.max_position_embeddings)
-        room = context - len(prompt)
-        if room < 1:
-            raise UserError(
-                f"a prompt takes {len(prompt)} positions, and the model's context holds {context}"
-            )
-        return room if chosen.max_new_tokens is None else min(room, chosen.max_new_tokens)
 
 
 def _row(generated: Generated, mode: str, chosen: Settings) -> list[int]:
