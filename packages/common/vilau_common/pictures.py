@@ -53,7 +53,7 @@ def read_picture(data: bytes) -> Picture:
             raise PictureError(
                 f"{image.width:,} x {image.height:,} pixels are more than the {LARGEST_PICTURE:,} that are unpacked"
             )
-        return np.asarray(_as_seen(image))
+        return np.asarray(as_seen(image))
     except PictureError:
         raise
     except UnidentifiedImageError:  # its text is an object's address
@@ -62,8 +62,8 @@ def read_picture(data: bytes) -> Picture:
         raise PictureError(str(error)) from error
 
 
-def _as_seen(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB, upright, on white."""
+def as_seen(image: Image.Image) -> Image.Image:
+    """Any mode -> RGB, upright, on white; `image` itself may be changed."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or image.mode == "I":
         image = _eight_bits(image)

@@ -128,6 +128,24 @@ def reconstruct(
     typer.echo(back(run=run, image=image, output=output, dtype=dtype, device_map=device_map))
 
 
+@app.command()
+def export(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A finished run, also of a tower alone, or an official checkpoint."
+        ),
+    ],
+    output: NewDirectory,
+    licence: Annotated[
+        str, typer.Option("--license", help="Of the weights, as model cards name it, such as cc-by-4.0.")
+    ] = "not-stated",
+) -> None:
+    """Write a model for transformers' Auto classes, with its processor and a model card."""
+    check.require_directory(run)
+    typer.echo(_use("vilau_unified_lm.huggingface.export", "export")(run, output, licence))
+
+
 @convert.command()
 def from_official(
     directory: Annotated[

@@ -24,6 +24,7 @@ is written as the template says (`chat`); the layouts above are those without on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -172,6 +173,11 @@ class DocumentBuilder:
         opening = TextSegment((vocabulary.begin, vocabulary.image_start), supervised=False)
         asked = (vocabulary.image_end, *self.ids(instruction), vocabulary.image_start)
         return Document((opening, image(source, supervised=False), TextSegment(asked, supervised=False)))
+
+    def interleaved_prompt(self, text: str, images: Sequence[Codes]) -> Document:
+        """A text with its images where it says <image>, to be continued. Raises BadSample as `interleaved`."""
+        whole = self.interleaved(text, images)
+        return Document(tuple(replace(segment, supervised=False) for segment in whole.segments[:-1]))
 
     def question_prompt(self, codes: Codes, question: str) -> Document:
         """What stands before the first token of an answer."""

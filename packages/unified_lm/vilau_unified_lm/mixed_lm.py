@@ -6,11 +6,12 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
+from vilau_common.checked_model import CheckedModel
 from vilau_unified_lm.attention import mask_for
 from vilau_unified_lm.packing import MixedSequence
 
 
-class MixedLM(PreTrainedModel):
+class MixedLM(CheckedModel):
     """A backbone (`llm`, any transformers causal LM) whose inputs at visual positions are projected features.
 
     Subclasses build `llm`, and say where those features come from.

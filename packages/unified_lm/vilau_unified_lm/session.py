@@ -16,13 +16,13 @@ from vilau_common.data.conversation import USER, VIDEO, Turn
 from vilau_common.errors import UserError
 from vilau_common.images import Picture, open_image, to_array, to_tensor
 from vilau_unified_lm.convert.layout import is_official
-from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
+from vilau_unified_lm.document import Document, TextSegment
 from vilau_unified_lm.generation.engine import GREEDY, Engine
 from vilau_unified_lm.generation.loop import Listener
 from vilau_unified_lm.generation.request import Begin, Event, PictureEvent, Request, TextPart
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.model import UnifiedLM, load_unified_lm, model_directory
-from vilau_unified_lm.vicuna import VicunaBuilder
+from vilau_unified_lm.vicuna import builder_of
 from vilau_unified_lm.vila.model import is_vila
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.clip import load_text_tokenizer
@@ -44,8 +44,7 @@ class Session:
         self.image_tokenizer = model.image_tokenizer
         books = self.image_tokenizer
         vocabulary = Vocabulary.from_tokenizer(tokenizer, books.codebook_size, books.depth)
-        builders = {"plain": DocumentBuilder, "vicuna_v1": VicunaBuilder}
-        self.builder = builders[model.config.conversation](tokenizer, vocabulary)
+        self.builder = builder_of(model.config.conversation, tokenizer, vocabulary)
         self.engine = Engine(model, compile)
 
     @classmethod

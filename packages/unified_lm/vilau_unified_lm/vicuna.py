@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from vilau_common.data.conversation import ASSISTANT, PLACEHOLDERS, Turn, split_at_placeholders
 from vilau_unified_lm.chat import Chat, Part, Place
 from vilau_unified_lm.document import Document, DocumentBuilder, TextSegment
@@ -102,3 +104,11 @@ class VicunaBuilder(DocumentBuilder):
         said = f" {caption.strip()} " if caption.strip() else ""
         ids = self.ids(f"{SYSTEM} {ASKS}{said}{ANSWERS} ")
         return Document((TextSegment((self.vocabulary.begin, *ids, start), supervised=False),))
+
+
+def builder_of(
+    conversation: str, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
+) -> DocumentBuilder:
+    """The builder that writes prompts in the form that a model's configuration names, one of `CONVERSATIONS`."""
+    builders = {"plain": DocumentBuilder, "vicuna_v1": VicunaBuilder}
+    return builders[conversation](tokenizer, vocabulary)

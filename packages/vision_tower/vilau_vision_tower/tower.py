@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from vilau_common.checked_model import CheckedModel
 from vilau_common.errors import UserError
 from vilau_vision_tower.clip.families import build_image_encoder
 from vilau_vision_tower.config import VisionTowerConfig
@@ -34,7 +34,7 @@ class VisionTowerOutput:
     restarts: Tensor | None  # float [], codes that restarted in this step, of kinds that do so
 
 
-class VisionTower(PreTrainedModel, ImageTokenizer):
+class VisionTower(CheckedModel, ImageTokenizer):
     """RQ-VAE on a CLIP image encoder.
 
     Initialisation: encoder as its library does it, or from a CLIP's weights (`from_clip`); decoder and projections as
@@ -43,7 +43,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
 
     config_class = VisionTowerConfig
     config: VisionTowerConfig
-    main_input_name = "images"
+    main_input_name = "pixel_values"
     supports_gradient_checkpointing = True  # of the encoder's layers and the decoder's blocks
     # Distances in lower precision would confuse close codes.
     _keep_in_fp32_modules_strict = ["quantizer"]
@@ -89,9 +89,9 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
     def image_size(self) -> int:
         return self.encoder.image_size
 
-    def forward(self, images: Tensor) -> VisionTowerOutput:
-        """float [B, 3, H, W] in [-1, 1] -> VisionTowerOutput."""
-        quantized = self.quantize(images)
+    def forward(self, pixel_values: Tensor) -> VisionTowerOutput:
+        """Images float [B, 3, H, W] in [-1, 1] -> VisionTowerOutput."""
+        quantized = self.quantize(pixel_values)
         return VisionTowerOutput(
             codes=quantized.codes,
             z_q=quantized.z_q,
@@ -129,7 +129,7 @@ class VisionTower(PreTrainedModel, ImageTokenizer):
 def load_tower(directory: str | Path) -> VisionTower:
     """The tower saved in `directory` (a run directory or its `model/`), in evaluation mode.
 
-    Raises UserError where there is none, or where weights are missing.
+    Raises UserError where there is none, or where its weights are not whole.
     """
     path = Path(directory)
     path = path / "model" if (path / "model").is_dir() else path
@@ -137,11 +137,5 @@ def load_tower(directory: str | Path) -> VisionTower:
         raise UserError(
             f"no vision tower in {directory}: expected a run directory of `make train-tower` with model/config.json"
         )
-    tower, report = VisionTower.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    # transformers would go on with random numbers in their place.
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"the vision tower in {directory} was saved by another version: {len(missing)} of the weights are missing, "
-            f"among them {missing[0]}"
-        )
+    tower: VisionTower = VisionTower.from_pretrained(path, dtype=torch.float32)
     return tower.eval()

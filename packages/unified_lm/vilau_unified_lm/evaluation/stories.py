@@ -17,7 +17,6 @@ from vilau_common.data.worlds.base import World
 from vilau_common.data.worlds.scene import WorldDocument
 from vilau_common.data.worlds.scenes.stories import CHANGES, scenes_told
 from vilau_common.pictures import Picture
-from vilau_unified_lm.document import Document, TextSegment
 from vilau_unified_lm.evaluation.batches import batches, means
 from vilau_unified_lm.evaluation.examples import Strip
 from vilau_unified_lm.generation.sampling import Sampling
@@ -39,10 +38,7 @@ def evaluate_stories(
     strips: list[Strip] = []
     beginnings = [document.record[INTERLEAVED].partition(IMAGE)[0].strip() for document in documents]
     for start, chosen in batches(beginnings, "stories", "stories"):
-        prompts = [
-            Document((TextSegment((builder.vocabulary.begin, *builder.ids(text)), supervised=False),))
-            for text in chosen
-        ]
+        prompts = [builder.interleaved_prompt(text, []) for text in chosen]
         seeds = [seed + start + number for number in range(len(chosen))]
         told = session.generate(prompts, positions, plain, seeds, text=replace(plain, temperature=1.0))
         for beginning, parts in zip(chosen, told, strict=True):

@@ -35,6 +35,12 @@ def full_float32(device: torch.device) -> Iterator[None]:
 @torch.no_grad()
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """float32 [N, C], float32 [K, C] -> int64 [N]; of codes equally near, one of them."""
+    if torch.compiler.is_compiling():
+        return nearest_code_in_graph(vectors, codebook)
+    return _nearest_code(vectors, codebook)
+
+
+def _nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     limit = CPU_BLOCK_DISTANCES if vectors.device.type == "cpu" else BLOCK_DISTANCES
     rows = min(max(limit // len(codebook), 1), max(len(vectors), 1))
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
@@ -47,3 +53,12 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
             out = torch.addmm(squares, block, codebook.T, alpha=-2, out=distances[: len(block)])
             torch.argmin(out, dim=-1, out=codes[begin : begin + rows])
     return codes
+
+
+# torch.compile cannot look inside (precision is a setting of the process); as one operation it takes it as it is.
+nearest_code_in_graph = torch.library.custom_op("vilau::nearest_code", _nearest_code, mutates_args=())
+
+
+@nearest_code_in_graph.register_fake
+def _(vectors: Tensor, codebook: Tensor) -> Tensor:
+    return torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
