@@ -190,6 +190,13 @@ def test_a_start_of_another_tower_tokenizer_or_model_is_refused(
     refused(
         with_lm(start=str(ready)), config, "lm.start is .*, but no finished run of `vilau train-lm` is there"
     )
+    foreign = tmp_path / "foreign"
+    (foreign / "model").mkdir(parents=True)
+    (foreign / "model" / "config.json").write_text("{}")
+    (foreign / "config.yaml").write_text("clip_fingerprint: feedfacedeadbeef\n")
+    refused(
+        with_lm(start=str(foreign)), config, "foreign, which is a run of another kind than `vilau train-lm`"
+    )
     other = tmp_path / "other"
     (other / "model").mkdir(parents=True)
     for file in (first / "model").iterdir():

@@ -91,6 +91,8 @@ def start_from(
             f"lm.start is {directory}, but no finished run of `vilau train-lm` is there (config.yaml, model/)"
         )
     theirs = yaml.safe_load(run.config.read_text(encoding="utf-8")).get("tower_fingerprint")
+    if theirs is None:
+        raise UserError(f"lm.start is {directory}, which is a run of another kind than `vilau train-lm`")
     if theirs != tower_fingerprint:
         raise UserError(
             f"lm.start is {directory}, which was trained with the tower {theirs}, but lm.tower is {tower_fingerprint}: "
