@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
+from vilau_common.data.loader import MAX_BAD_SHARE
 from vilau_common.fingerprint import vocabulary_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
@@ -41,7 +42,7 @@ def train_clip(config: TrainClipConfig) -> TrainingResult:
             **config_to_dict(config),
             "text_tokenizer_fingerprint": vocabulary_fingerprint(tokenizer.get_vocab()),
         },
-        ignore=["directory", *operational_keys()],
+        ignore=["directory", MAX_BAD_SHARE, *operational_keys()],
     )
     task = ClipTask(model, tokenizer, config.contrastive)
     return train(task, loader, config.training, run, stage="clip", seed=config.seed)

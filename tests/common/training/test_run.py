@@ -50,6 +50,14 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
     run.claim({**CONFIG, "model": {"width": 3}}, ignore=["model"])
 
 
+def test_entries_of_a_list_are_told_and_ignored_one_by_one(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.claim({"blend": [{"directory": "a", "weight": 1.0}, {"directory": "b", "weight": 2.0}]})
+    moved = {"blend": [{"directory": "x", "weight": 1.0}, {"directory": "y", "weight": 3.0}]}
+    with pytest.raises(UserError, match=r"\(blend.1.weight 2.0 -> 3.0\)"):
+        run.claim(moved, ignore=["blend.0.directory", "blend.1.directory"])
+
+
 def test_many_differences_are_counted(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.claim({f"key{index}": 0 for index in range(9)})
