@@ -520,6 +520,8 @@ def test_missing_codes_are_told(
             "data.mixture gives no",
         ),
         ({"mixture": MixtureConfig(text=-0.1)}, "data.mixture.text is -0.1"),
+        ({"mixture": MixtureConfig(text=float("nan"))}, "data.mixture.text is nan"),
+        ({"mixture": MixtureConfig(text=float("inf"))}, "data.mixture.text is inf"),
         ({"directory": None}, "data.directory is not set"),
         (
             {"directory": None, "blend": [part("text"), part("test")]},

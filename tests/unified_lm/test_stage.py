@@ -254,6 +254,7 @@ def test_another_tower_under_the_same_name_is_told_by_its_weights(
     ("stage", "lora", "sentence"),
     [
         (StageConfig(rates=PartRates(depth=-1)), 0, "stage.rates.depth is -1"),
+        (StageConfig(rates=PartRates(depth=float("nan"))), 0, "stage.rates.depth is nan"),
         (StageConfig(rates=PartRates(backbone=0, projector=0, depth=0)), 0, "stage.rates freezes every part"),
         (
             StageConfig(rates=PartRates(backbone=0)),

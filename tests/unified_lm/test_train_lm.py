@@ -14,7 +14,7 @@ from tiny_lm import CAPTIONS, IMAGE_SIZE, QUESTIONS, assert_same_state, make_tow
 from tiny_run import STEPS, EndState, config_for
 
 from vilau_common.errors import UserError
-from vilau_common.training import TrainingInterrupted, TrainingResult
+from vilau_common.training import OptimizerConfig, TrainingInterrupted, TrainingResult
 from vilau_unified_lm.data import BlendConfig
 from vilau_unified_lm.document import DocumentBuilder
 from vilau_unified_lm.generation.engine import Engine
@@ -159,6 +159,9 @@ def test_sizes_that_do_not_fit_are_told_and_do_not_claim_the_directory(ready: Pa
             train_lm(replace(config, lm=lm, data=data))
     with pytest.raises(UserError, match="loss.depth_share is 0"):
         train_lm(replace(config, loss=LossConfig(depth_share=0)))
+    unknown = replace(config.training, other_optimizers={"discriminator": OptimizerConfig()})
+    with pytest.raises(UserError, match="other_optimizers.discriminator is of no optimiser of this training"):
+        train_lm(replace(config, training=unknown))
     # The corrected command goes through.
     assert train_lm(config).step == 1
 

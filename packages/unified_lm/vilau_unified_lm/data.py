@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +117,7 @@ class DocumentDataConfig:
 def _require_weights(setting: str, weights: Iterable[tuple[str, float]]) -> None:
     weights = list(weights)
     for name, weight in weights:
-        if weight < 0:
+        if not 0 <= weight < math.inf:  # NaN neither
             raise UserError(f"{setting}.{name} is {weight}; a share is 0 (none) or above")
     if not any(weight > 0 for _, weight in weights):
         raise UserError(f"{setting} gives no form of document a share above 0")

@@ -36,6 +36,8 @@ def train_clip(config: TrainClipConfig) -> TrainingResult:
     loader = caption_loader(config.data, tokenizer, config.clip.max_text_tokens, config.seed, run.path)
     seed_everything(config.seed, distributed.rank())
     model = build_clip(config.clip, config.data.image_size, tokenizer)
+    task = ClipTask(model, tokenizer, config.contrastive)
+    config.training.check_optimizers(task.other_optimizers)
     # Last, so that a configuration that is refused does not take the directory.
     run.claim(
         {
@@ -44,5 +46,4 @@ def train_clip(config: TrainClipConfig) -> TrainingResult:
         },
         ignore=["directory", MAX_BAD_SHARE, *operational_keys()],
     )
-    task = ClipTask(model, tokenizer, config.contrastive)
     return train(task, loader, config.training, run, stage="clip", seed=config.seed)

@@ -82,6 +82,11 @@ def draw() -> tuple[float, float, float]:
     return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002 - the global one is meant
 
 
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(UserError, match="seed is -1; it is 0 or more"):
+        seed_everything(-1)
+
+
 def test_seeds_decide_every_generator() -> None:
     seed_everything(1)
     first = draw()
