@@ -162,6 +162,10 @@ def test_sizes_that_do_not_fit_are_told_and_do_not_claim_the_directory(ready: Pa
     unknown = replace(config.training, other_optimizers={"discriminator": OptimizerConfig()})
     with pytest.raises(UserError, match="other_optimizers.discriminator is of no optimiser of this training"):
         train_lm(replace(config, training=unknown))
+    for setting in ("evaluate_every", "sample_every"):
+        idle = replace(config.training, **{setting: 1})
+        with pytest.raises(UserError, match=f"training.{setting} is 1, but this training does neither"):
+            train_lm(replace(config, training=idle))
     # The corrected command goes through.
     assert train_lm(config).step == 1
 

@@ -78,7 +78,7 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
     if config.lm.gradient_checkpointing:
         model.activation_checkpointing_enable()
     task = UnifiedTask(model, tokenizer, config.loss, config.stage.rates, adapters)
-    config.training.check_optimizers(task.other_optimizers)
+    task.check(config.training)
     # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
     run.claim(
         {**config_to_dict(config), **fingerprints},

@@ -37,7 +37,7 @@ def train_clip(config: TrainClipConfig) -> TrainingResult:
     seed_everything(config.seed, distributed.rank())
     model = build_clip(config.clip, config.data.image_size, tokenizer)
     task = ClipTask(model, tokenizer, config.contrastive)
-    config.training.check_optimizers(task.other_optimizers)
+    task.check(config.training)
     # Last, so that a configuration that is refused does not take the directory.
     run.claim(
         {

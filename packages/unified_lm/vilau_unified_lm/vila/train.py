@@ -67,7 +67,7 @@ def train_vila(config: TrainVilaConfig) -> TrainingResult:
     model = build_vila(config.vila, clip, vocabulary, pretrained)
     loader = picture_loader(config.data, tokenizer, model.places, config.seed, run.path)
     task = VilaTask(model, tokenizer)
-    config.training.check_optimizers(task.other_optimizers)
+    task.check(config.training)
     # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
     run.claim(
         {

@@ -43,7 +43,7 @@ class RecordsConfig(SamplesConfig):
 
 
 class RecordSource(SampleSource):
-    """Samples that are records. A sample is on the side of its first picture: train and test share none."""
+    """Samples that are records. A sample is on the side of its first picture: train and test share no first picture."""
 
     unit = "records"
     noun = "records"
