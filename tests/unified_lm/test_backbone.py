@@ -20,6 +20,7 @@ from vilau_unified_lm.backbone import (
     AnyBackboneConfig,
     BackboneConfig,
     GgufBackboneConfig,
+    LlamaBackboneConfig,
     PretrainedBackboneConfig,
     check_packing,
     check_row_length,
@@ -163,6 +164,14 @@ def test_missing_and_foreign_backbones_are_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     with pytest.raises(UserError, match="is of type 'siglip', which is no causal LM of transformers"):
         find_pretrained(PretrainedBackboneConfig(pretrained=str(tmp_path)))
+    for content, sentence in (
+        ("{", "config.json cannot be read as a model's configuration"),
+        ("[1]", "config.json cannot be read as a model's configuration"),
+        ('{"model_type": "llama", "hidden_size": "wide"}', "cannot be read: .*expected int, got str"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=sentence):
+            find_pretrained(PretrainedBackboneConfig(pretrained=str(tmp_path)))
     LLAMA_2_7B.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no text tokenizer in"):
         find_pretrained(PretrainedBackboneConfig(pretrained=str(tmp_path)))
@@ -214,6 +223,10 @@ def test_any_family_from_scratch(vocabulary: Vocabulary) -> None:
     [
         ("qwen33", {}, "lm.backbone.model_type is 'qwen33', which is no causal LM .*; did you mean qwen3"),
         ("siglip", {}, "which is no causal LM"),
+        ("llama", {"hidden_size": "wide"}, "makes no llama of lm.backbone.fields: .*expected int, got str"),
+        ("llama", {"hidden_size": 33, "num_attention_heads": 2}, "33. is not a multiple of"),
+        ("llama", {"num_attention_heads": 0}, "makes no llama of lm.backbone.fields: ZeroDivisionError"),
+        ("llama", {"hidden_act": "relux"}, "makes no llama of lm.backbone.fields: .*relux"),
         ("qwen3", {"hiden_size": 8}, "lm.backbone.fields.hiden_size is no field .* did you mean hidden_size"),
     ],
 )
@@ -262,6 +275,18 @@ def test_rows_fit_the_context_and_the_window(tmp_path: Path) -> None:
         check_row_length(config, CONTEXT + 1)
 
 
+@pytest.mark.parametrize("family", ["mamba", "gemma3"])
+def test_a_family_without_a_context_is_refused(family: str) -> None:
+    with pytest.raises(UserError, match=f"of type {family} tells no context .*; take one with plain"):
+        check_row_length(AutoConfig.for_model(family), 8)
+
+
+@pytest.mark.parametrize("name", ["width", "layers", "heads", "key_value_heads", "mlp_width", "context"])
+def test_a_llama_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"lm.backbone.{name} is 0; it must be 1 or more"):
+        LlamaBackboneConfig(**{name: 0}).validate()
+
+
 # --- LLaMA-2-7B -------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +332,13 @@ def test_llama2_7b_has_a_depth_transformer_of_527_million(tmp_path: Path) -> Non
 
 
 # --- GGUF -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_gguf_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    (tmp_path / "x.gguf").write_bytes(b"no such thing" * 9)
+    with pytest.raises(UserError, match="the backbone in .*x.gguf cannot be read: .*magic"):
+        find_pretrained(GgufBackboneConfig(file=str(tmp_path / "x.gguf")))
 
 
 def test_gguf_files_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -512,12 +512,16 @@ def test_missing_codes_are_told(
     [
         ({"blank_share": 1.5}, "data.blank_share is 1.5"),
         ({"questions_per_document": 0}, "data.questions_per_document is 0"),
+        ({"row_length": 0}, "data.row_length is 0; a row has at least 2 places"),
+        ({"row_length": 1}, "data.row_length is 1"),
         ({"loader": LoaderConfig(batch_size=2)}, "data.loader.packing_buffer is 0"),
         (
             {"mixture": MixtureConfig(text_to_image=0, image_to_text=0, questions=0, text=0)},
             "data.mixture gives no",
         ),
         ({"mixture": MixtureConfig(text=-0.1)}, "data.mixture.text is -0.1"),
+        ({"mixture": MixtureConfig(text=float("nan"))}, "data.mixture.text is nan"),
+        ({"mixture": MixtureConfig(text=float("inf"))}, "data.mixture.text is inf"),
         ({"directory": None}, "data.directory is not set"),
         (
             {"directory": None, "blend": [part("text"), part("test")]},

@@ -90,6 +90,9 @@ def test_dropout_acts_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
+        (DepthConfig(heads=0), "depth.heads is 0; it must be 1 or more"),
+        (DepthConfig(layers=0), "depth.layers is 0"),
+        (DepthConfig(width=-40), "depth.width is -40"),
         (DepthConfig(width=30, heads=4), "depth.width 30 is not a multiple of depth.heads 4"),
         (DepthConfig(dropout=1.0), "depth.dropout is 1.0"),
     ],

@@ -190,6 +190,13 @@ def test_a_start_of_another_tower_tokenizer_or_model_is_refused(
     refused(
         with_lm(start=str(ready)), config, "lm.start is .*, but no finished run of `vilau train-lm` is there"
     )
+    foreign = tmp_path / "foreign"
+    (foreign / "model").mkdir(parents=True)
+    (foreign / "model" / "config.json").write_text("{}")
+    (foreign / "config.yaml").write_text("clip_fingerprint: feedfacedeadbeef\n")
+    refused(
+        with_lm(start=str(foreign)), config, "foreign, which is a run of another kind than `vilau train-lm`"
+    )
     other = tmp_path / "other"
     (other / "model").mkdir(parents=True)
     for file in (first / "model").iterdir():
@@ -247,6 +254,7 @@ def test_another_tower_under_the_same_name_is_told_by_its_weights(
     ("stage", "lora", "sentence"),
     [
         (StageConfig(rates=PartRates(depth=-1)), 0, "stage.rates.depth is -1"),
+        (StageConfig(rates=PartRates(depth=float("nan"))), 0, "stage.rates.depth is nan"),
         (StageConfig(rates=PartRates(backbone=0, projector=0, depth=0)), 0, "stage.rates freezes every part"),
         (
             StageConfig(rates=PartRates(backbone=0)),

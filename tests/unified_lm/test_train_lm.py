@@ -14,14 +14,15 @@ from tiny_lm import CAPTIONS, IMAGE_SIZE, QUESTIONS, assert_same_state, make_tow
 from tiny_run import STEPS, EndState, config_for
 
 from vilau_common.errors import UserError
-from vilau_common.training import TrainingInterrupted, TrainingResult
+from vilau_common.training import OptimizerConfig, TrainingInterrupted, TrainingResult
+from vilau_unified_lm.data import BlendConfig
 from vilau_unified_lm.document import DocumentBuilder
 from vilau_unified_lm.generation.engine import Engine
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.losses import LossConfig
 from vilau_unified_lm.model import load_unified_lm
 from vilau_unified_lm.task import UnifiedTask
-from vilau_unified_lm.train import train_lm
+from vilau_unified_lm.train import TrainLmConfig, train_lm
 from vilau_unified_lm.vocabulary import Vocabulary
 from vilau_vision_tower.clip import load_text_tokenizer
 from vilau_vision_tower.tower import load_tower
@@ -93,6 +94,25 @@ def test_a_finished_run_is_not_repeated(ready: Path, finished: tuple[Path, Train
     assert (finished[0] / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_goes_on_with_its_data_elsewhere_and_more_bad_samples_allowed_but_not_with_another_blend(
+    ready: Path, tmp_path: Path
+) -> None:
+    def config(directory: Path, weight: float, share: float) -> TrainLmConfig:
+        config = config_for(ready, tmp_path / "lm", steps=1)
+        blend = [
+            BlendConfig(directory=str(directory), form="text_to_image"),
+            BlendConfig(directory=str(directory), form="text", weight=weight),
+        ]
+        loader = replace(config.data.loader, max_bad_share=share)
+        return replace(config, data=replace(config.data, directory=None, blend=blend, loader=loader))
+
+    assert train_lm(config(ready / "codes", 0.5, 0.01)).step == 1
+    (tmp_path / "moved").symlink_to(ready / "codes")
+    assert train_lm(config(tmp_path / "moved", 0.5, 0.2)).already_finished
+    with pytest.raises(UserError, match=r"data.blend.1.weight 0.5 -> 0.7"):
+        train_lm(config(ready / "codes", 0.7, 0.01))
+
+
 def test_another_seed_gives_another_model(
     ready: Path, finished: tuple[Path, TrainingResult], tmp_path: Path
 ) -> None:
@@ -139,6 +159,13 @@ def test_sizes_that_do_not_fit_are_told_and_do_not_claim_the_directory(ready: Pa
             train_lm(replace(config, lm=lm, data=data))
     with pytest.raises(UserError, match="loss.depth_share is 0"):
         train_lm(replace(config, loss=LossConfig(depth_share=0)))
+    unknown = replace(config.training, other_optimizers={"discriminator": OptimizerConfig()})
+    with pytest.raises(UserError, match="other_optimizers.discriminator is of no optimiser of this training"):
+        train_lm(replace(config, training=unknown))
+    for setting in ("evaluate_every", "sample_every"):
+        idle = replace(config.training, **{setting: 1})
+        with pytest.raises(UserError, match=f"training.{setting} is 1, but this training does neither"):
+            train_lm(replace(config, training=idle))
     # The corrected command goes through.
     assert train_lm(config).step == 1
 

@@ -212,3 +212,6 @@ def test_a_tower_of_other_weights_is_refused(tower: VisionTower, tmp_path: Path)
 def test_a_missing_tower_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no vision tower in .*nowhere: expected a run directory"):
         load_tower(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+    with pytest.raises(UserError, match="no vision tower in .*: the model there is of type 'siglip'"):
+        load_tower(tmp_path)

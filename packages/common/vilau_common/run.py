@@ -136,7 +136,9 @@ def _told(settings: Mapping[str, Any], key: str) -> str:
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:
-    """Seed Python, NumPy and torch (all devices); every rank gets numbers of its own."""
+    """Seed Python, NumPy and torch (all devices); every rank gets numbers of its own. UserError: seed is negative."""
+    if seed < 0:
+        raise UserError(f"seed is {seed}; it is 0 or more")
     python_seed, numpy_seed, torch_seed = np.random.SeedSequence([seed, rank]).generate_state(3)
     random.seed(int(python_seed))
     np.random.seed(int(numpy_seed))  # noqa: NPY002 - third parties draw from NumPy's global generator

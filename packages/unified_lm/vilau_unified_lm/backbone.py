@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -22,6 +22,7 @@ from vilau_unified_lm.vocabulary import Vocabulary
 
 # Of hidden states of packed documents, relative to the largest: float32 rounding stays far below, and leaks far above.
 LEAK_TOLERANCE = 1e-3
+PLAIN = "take one with plain attention, such as llama, qwen2, qwen3 or mistral"
 
 
 @dataclass(kw_only=True)
@@ -47,6 +48,9 @@ class LlamaBackboneConfig(BackboneConfig):
     context: int = 4096
 
     def validate(self) -> None:
+        for name in ("width", "layers", "heads", "key_value_heads", "mlp_width", "context"):
+            if getattr(self, name) < 1:
+                raise UserError(f"lm.backbone.{name} is {getattr(self, name)}; it must be 1 or more")
         for larger, smaller in (("width", "heads"), ("heads", "key_value_heads")):
             if getattr(self, larger) % getattr(self, smaller):
                 raise UserError(
@@ -125,7 +129,17 @@ def new_backbone_config(config: BackboneConfig, vocabulary: Vocabulary) -> PreTr
         "pad_token_id": vocabulary.pad,
     }
     if isinstance(config, AnyBackboneConfig):
-        built = AutoConfig.for_model(config.model_type, **{**config.fields, **of_vocabulary})
+        try:
+            built = AutoConfig.for_model(config.model_type, **{**config.fields, **of_vocabulary})
+            with torch.device("meta"):
+                AutoModelForCausalLM.from_config(built)
+        except (
+            Exception
+        ) as error:  # of any kind: each family looks at its fields, or trips over them, in its own way
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"transformers makes no {config.model_type} of lm.backbone.fields: {told}"
+            ) from error
         assert isinstance(built, PreTrainedConfig)
         return built
     assert isinstance(config, LlamaBackboneConfig)
@@ -142,7 +156,13 @@ def new_backbone_config(config: BackboneConfig, vocabulary: Vocabulary) -> PreTr
 
 def check_row_length(config: PreTrainedConfig, row_length: int) -> None:
     """Raises UserError where a row is longer than the backbone's context or the window of one of its layers."""
-    context = config.max_position_embeddings
+    context = getattr(config, "max_position_embeddings", None)
+    if context is None:
+        # Recurrent families, those without positions, and those that keep a language model inside a larger one.
+        raise UserError(
+            f"a backbone of type {config.model_type} tells no context (max_position_embeddings), so it takes no packed "
+            f"rows; {PLAIN}"
+        )
     if row_length > context:
         raise UserError(f"data.row_length is {row_length}, but the backbone's context holds {context}")
     window = getattr(config, "sliding_window", None)
@@ -181,15 +201,13 @@ def check_packing(llm: PreTrainedModel) -> None:
         )
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
-            f"a backbone of type {family} takes no packed rows ({str(error).strip().splitlines()[0]}); take one with "
-            "plain attention, such as llama, qwen2, qwen3 or mistral"
+            f"a backbone of type {family} takes no packed rows ({str(error).strip().splitlines()[0]}); {PLAIN}"
         ) from None
     finally:
         llm.train(was_training)
     if not torch.allclose(together, alone, rtol=0, atol=LEAK_TOLERANCE * float(alone.abs().max())):
         raise UserError(
-            f"a backbone of type {family} lets documents that share a row see each other; take one with plain "
-            "attention, such as llama, qwen2, qwen3 or mistral"
+            f"a backbone of type {family} lets documents that share a row see each other; {PLAIN}"
         )
 
 

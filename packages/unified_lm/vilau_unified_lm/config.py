@@ -24,6 +24,9 @@ class DepthConfig:
 
     def validate(self) -> None:
         """Raises UserError for sizes that do not fit together."""
+        for name in ("width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"depth.{name} is {getattr(self, name)}; it must be 1 or more")
         if self.width % self.heads:
             raise UserError(f"depth.width {self.width} is not a multiple of depth.heads {self.heads}")
         if not 0 <= self.dropout < 1:

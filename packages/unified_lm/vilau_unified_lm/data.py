@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from vilau_vision_tower.tokenize import CodesOrigin
 
 # A document of these that is longer than a row goes on in further rows; of others it is skipped and counted.
 SPLIT_FORMS = ("text", "interleaved")
+LEAST_PLACES = 2  # of a row: what begins a document, and a token
 
 
 class Origin(Protocol):
@@ -86,6 +88,8 @@ class DocumentDataConfig:
         """Raises UserError for a value out of range."""
         if not 0 <= self.blank_share <= 1:
             raise UserError(f"data.blank_share is {self.blank_share}; a share lies between 0 and 1")
+        if self.row_length < LEAST_PLACES:
+            raise UserError(f"data.row_length is {self.row_length}; a row has at least {LEAST_PLACES} places")
         if self.questions_per_document < 1:
             raise UserError(
                 f"data.questions_per_document is {self.questions_per_document}; it must be at least 1"
@@ -113,10 +117,15 @@ class DocumentDataConfig:
 def _require_weights(setting: str, weights: Iterable[tuple[str, float]]) -> None:
     weights = list(weights)
     for name, weight in weights:
-        if weight < 0:
+        if not 0 <= weight < math.inf:  # NaN neither
             raise UserError(f"{setting}.{name} is {weight}; a share is 0 (none) or above")
     if not any(weight > 0 for _, weight in weights):
         raise UserError(f"{setting} gives no form of document a share above 0")
+
+
+def data_places(config: DocumentDataConfig) -> list[str]:
+    """Dotted keys that say where the data are: they may move between the starts of a run."""
+    return ["data.directory", *(f"data.blend.{number}.directory" for number in range(len(config.blend)))]
 
 
 class DocumentEncoder(SampleEncoder[Document, list[Document], MixedSequence]):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -36,6 +37,8 @@ from vilau_vision_tower.clip import load_text_tokenizer
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 FILES = "config.json, *.safetensors, tokenizer.json, tokenizer_config.json"
+# What the readers of configurations and GGUF files trip over.
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, StrictDataclassError)
 IN_PACKAGE = re.compile(r"(?P<package>\w+):(?P<file>[^/]+)")
 
 
@@ -113,7 +116,10 @@ def backbone_directory(pretrained: str) -> Path:
     file = path / "config.json"
     if not file.is_file():
         raise UserError(f"no backbone in {pretrained}: expected a transformers directory with {FILES}")
-    family = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    try:
+        family = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read as a model's configuration: {error}") from None
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
             f"the model in {pretrained} is of type {family!r}, which is no causal LM of transformers"
@@ -143,10 +149,14 @@ def gguf_path(file: str) -> Path:
 
 
 def _opened(directory: Path, gguf_file: str | None) -> PretrainedBackbone:
-    if gguf_file is None:
-        config = AutoConfig.from_pretrained(directory)
-        tokenizer: PreTrainedTokenizerBase = load_text_tokenizer(directory)
-    else:
-        config = AutoConfig.from_pretrained(directory, gguf_file=gguf_file)
-        tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=gguf_file)
+    try:
+        if gguf_file is None:
+            config = AutoConfig.from_pretrained(directory)
+            tokenizer: PreTrainedTokenizerBase = load_text_tokenizer(directory)
+        else:
+            config = AutoConfig.from_pretrained(directory, gguf_file=gguf_file)
+            tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=gguf_file)
+    except UNREADABLE as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"the backbone in {directory / (gguf_file or '')} cannot be read: {told}") from error
     return PretrainedBackbone(directory, gguf_file, config, tokenizer, tuple(add_special_tokens(tokenizer)))

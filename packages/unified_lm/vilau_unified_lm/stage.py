@@ -11,6 +11,7 @@ starts from the weights of the one before (`lm.start`); its optimiser and its da
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ class StageConfig:
     def validate(self, adapters: bool) -> None:
         """Raises UserError for rates that train nothing. adapters: the backbone has LoRA adapters."""
         for part, rate in vars(self.rates).items():
-            if rate < 0:
+            if not 0 <= rate < math.inf:  # NaN neither
                 raise UserError(f"stage.rates.{part} is {rate}; a share is 0 (frozen) or above")
         if not any(vars(self.rates).values()):
             raise UserError("stage.rates freezes every part; give one a share above 0")
@@ -91,6 +92,8 @@ def start_from(
             f"lm.start is {directory}, but no finished run of `vilau train-lm` is there (config.yaml, model/)"
         )
     theirs = yaml.safe_load(run.config.read_text(encoding="utf-8")).get("tower_fingerprint")
+    if theirs is None:
+        raise UserError(f"lm.start is {directory}, which is a run of another kind than `vilau train-lm`")
     if theirs != tower_fingerprint:
         raise UserError(
             f"lm.start is {directory}, which was trained with the tower {theirs}, but lm.tower is {tower_fingerprint}: "

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
+from vilau_common.data.loader import MAX_BAD_SHARE
 from vilau_common.fingerprint import vocabulary_fingerprint, weights_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
 from vilau_unified_lm.attention import check_attention
 from vilau_unified_lm.backbone import BACKBONE_CONFIGS, check_row_length
 from vilau_unified_lm.build import LmConfig, build_lm, lm_config, text_tokenizer
-from vilau_unified_lm.data import DocumentDataConfig, document_loader
+from vilau_unified_lm.data import DocumentDataConfig, data_places, document_loader
 from vilau_unified_lm.lora import Adapters
 from vilau_unified_lm.losses import LossConfig
 from vilau_unified_lm.pretrained import find_pretrained
@@ -77,15 +78,16 @@ def train_lm(config: TrainLmConfig) -> TrainingResult:
     if config.lm.gradient_checkpointing:
         model.activation_checkpointing_enable()
     task = UnifiedTask(model, tokenizer, config.loss, config.stage.rates, adapters)
+    task.check(config.training)
     # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
     run.claim(
         {**config_to_dict(config), **fingerprints},
         ignore=[
             "directory",
-            "data.directory",
-            "data.blend",
+            *data_places(config.data),
             "lm.gradient_checkpointing",
             *PLACES,
+            MAX_BAD_SHARE,
             *operational_keys(),
         ],
     )

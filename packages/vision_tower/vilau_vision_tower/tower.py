@@ -8,6 +8,7 @@ Both ends read the quantised features only: whatever the codes lose is lost to m
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +130,7 @@ class VisionTower(CheckedModel, ImageTokenizer):
 def load_tower(directory: str | Path) -> VisionTower:
     """The tower saved in `directory` (a run directory or its `model/`), in evaluation mode.
 
-    Raises UserError where there is none, or where its weights are not whole.
+    Raises UserError where there is none, where another model is, or where its weights are not whole.
     """
     path = Path(directory)
     path = path / "model" if (path / "model").is_dir() else path
@@ -137,5 +138,8 @@ def load_tower(directory: str | Path) -> VisionTower:
         raise UserError(
             f"no vision tower in {directory}: expected a run directory of `make train-tower` with model/config.json"
         )
+    kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind != VisionTowerConfig.model_type:
+        raise UserError(f"no vision tower in {directory}: the model there is of type {kind!r}")
     tower: VisionTower = VisionTower.from_pretrained(path, dtype=torch.float32)
     return tower.eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
+from vilau_common.data.loader import MAX_BAD_SHARE
 from vilau_common.errors import UserError
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
@@ -112,6 +113,7 @@ def train_tower(config: TrainTowerConfig) -> TrainingResult:
             "tower.clip.pretrained",
             "tower.gradient_checkpointing",
             "loss.perceptual.weights",
+            MAX_BAD_SHARE,
             *operational_keys(),
         ],
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
+from vilau_common.data.loader import MAX_BAD_SHARE
 from vilau_common.fingerprint import vocabulary_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
@@ -35,13 +36,14 @@ def train_clip(config: TrainClipConfig) -> TrainingResult:
     loader = caption_loader(config.data, tokenizer, config.clip.max_text_tokens, config.seed, run.path)
     seed_everything(config.seed, distributed.rank())
     model = build_clip(config.clip, config.data.image_size, tokenizer)
+    task = ClipTask(model, tokenizer, config.contrastive)
+    task.check(config.training)
     # Last, so that a configuration that is refused does not take the directory.
     run.claim(
         {
             **config_to_dict(config),
             "text_tokenizer_fingerprint": vocabulary_fingerprint(tokenizer.get_vocab()),
         },
-        ignore=["directory", *operational_keys()],
+        ignore=["directory", MAX_BAD_SHARE, *operational_keys()],
     )
-    task = ClipTask(model, tokenizer, config.contrastive)
     return train(task, loader, config.training, run, stage="clip", seed=config.seed)

@@ -91,6 +91,21 @@ def test_wrong_captions_are_named(folder: Path, name: str, content: str, message
         read(folder)
 
 
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl", "one.txt"])
+def test_captions_in_another_encoding_are_named(folder: Path, name: str) -> None:
+    said = {"captions.csv": "file,text\none.PNG,caf\xe9\n", "one.txt": "caf\xe9"}
+    line = '{"file": "one.PNG", "text": "caf\xe9"}'
+    (folder / name).write_text(said.get(name, line), encoding="latin-1")
+    with pytest.raises(UserError, match=rf"{name}.*'utf-8' codec can't decode byte 0xe9"):
+        read(folder)
+
+
+def test_a_damaged_table_is_named(folder: Path) -> None:
+    (folder / "captions.csv").write_text('file,text\none.PNG,"' + "a" * 200_000)
+    with pytest.raises(UserError, match=r"captions.csv, line \d+ cannot be read: field larger than"):
+        read(folder)
+
+
 def test_missing_folders_and_pictures_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="source.folder is not set"):
         ImageFolder(ImageFolderConfig())

@@ -27,6 +27,12 @@ from vilau_common.training import (
         ),
         (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate must be above 0"),
         (lambda: OptimizerConfig(betas=(0.9, 1.0)), r"optimizer.betas must lie in \[0, 1\)"),
+        (lambda: OptimizerConfig(eps=-1.0), "optimizer.eps must be above 0, not -1"),
+        (lambda: OptimizerConfig(weight_decay=-0.1), "optimizer.weight_decay must be 0 or more, not -0.1"),
+        (
+            lambda: OptimizerConfig(muon_momentum=1.0),
+            r"optimizer.muon_momentum must lie in \[0, 1\), not 1.0",
+        ),
         (lambda: ScheduleConfig(kind="cosin"), "schedule.kind must be one of cosine,"),
         (lambda: ScheduleConfig(final_ratio=1.5), "schedule.final_ratio"),
         (lambda: TrainingConfig(steps=0), "training.steps must be 1 or more, not 0"),

@@ -50,6 +50,14 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
     run.claim({**CONFIG, "model": {"width": 3}}, ignore=["model"])
 
 
+def test_entries_of_a_list_are_told_and_ignored_one_by_one(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.claim({"blend": [{"directory": "a", "weight": 1.0}, {"directory": "b", "weight": 2.0}]})
+    moved = {"blend": [{"directory": "x", "weight": 1.0}, {"directory": "y", "weight": 3.0}]}
+    with pytest.raises(UserError, match=r"\(blend.1.weight 2.0 -> 3.0\)"):
+        run.claim(moved, ignore=["blend.0.directory", "blend.1.directory"])
+
+
 def test_many_differences_are_counted(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.claim({f"key{index}": 0 for index in range(9)})
@@ -72,6 +80,11 @@ def test_results_add_up(tmp_path: Path) -> None:
 
 def draw() -> tuple[float, float, float]:
     return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002 - the global one is meant
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(UserError, match="seed is -1; it is 0 or more"):
+        seed_everything(-1)
 
 
 def test_seeds_decide_every_generator() -> None:

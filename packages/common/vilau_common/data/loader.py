@@ -47,6 +47,8 @@ _SECONDS_BETWEEN_NOTES = 1.0
 _BATCHES_AHEAD = 4  # that each worker prepares
 _BATCHES_BETWEEN_COLLECTIONS = 100  # of Python's garbage, in workers
 _STATE_FORMAT = 2
+# Where a training's configuration has it: a run that stopped above it goes on where it is raised.
+MAX_BAD_SHARE = "data.loader.max_bad_share"
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -36,6 +36,12 @@ class OptimizerConfig:
         _require(self.learning_rate > 0, f"optimizer.learning_rate must be above 0, not {self.learning_rate}")
         for beta in self.betas:
             _require(0 <= beta < 1, f"optimizer.betas must lie in [0, 1), not {list(self.betas)}")
+        _require(self.eps > 0, f"optimizer.eps must be above 0, not {self.eps}")
+        _require(self.weight_decay >= 0, f"optimizer.weight_decay must be 0 or more, not {self.weight_decay}")
+        _require(
+            0 <= self.muon_momentum < 1,
+            f"optimizer.muon_momentum must lie in [0, 1), not {self.muon_momentum}",
+        )
         _require(
             self.muon_iterations >= 1,
             f"optimizer.muon_iterations must be 1 or more, not {self.muon_iterations}",

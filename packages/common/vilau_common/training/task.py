@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from vilau_common.errors import UserError
+from vilau_common.training.config import TrainingConfig
 
 MAIN = "main"
 
@@ -79,6 +80,17 @@ class Task(ABC):
     # Whether a batch may leave parameters of a loss that it has without a gradient (no picture in it, say). Only
     # several processes must know it, and it costs them a pass over the weights at each step.
     may_skip_parameters: bool = False
+
+    def check(self, config: TrainingConfig) -> None:
+        """Raises UserError for settings that this training has no use for; call it before the run is claimed."""
+        config.check_optimizers(self.other_optimizers)
+        for setting, method in (("evaluate_every", Task.evaluate), ("sample_every", Task.save_samples)):
+            every = getattr(config, setting)
+            if every is not None and getattr(type(self), method.__name__) is method:
+                raise UserError(
+                    f"training.{setting} is {every}, but this training does neither evaluation nor samples on its way: "
+                    f"set training.{setting}=null; `vilau evaluate` takes the finished run"
+                )
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, field
 
 from vilau_common import distributed
 from vilau_common.config import config_to_dict
+from vilau_common.data.loader import MAX_BAD_SHARE
 from vilau_common.fingerprint import vocabulary_fingerprint
 from vilau_common.run import RunDirectory, seed_everything
 from vilau_common.training import TrainingConfig, TrainingResult, operational_keys, train
 from vilau_unified_lm.backbone import BACKBONE_CONFIGS, BackboneConfig, check_packing, check_row_length
 from vilau_unified_lm.build import backbone_config, text_tokenizer
+from vilau_unified_lm.data import data_places
 from vilau_unified_lm.pretrained import PretrainedBackbone, find_pretrained
 from vilau_unified_lm.vila.config import VilaConfig, VilaProjectorConfig
 from vilau_unified_lm.vila.data import PictureDataConfig, picture_loader, picture_vocabulary
@@ -65,6 +67,7 @@ def train_vila(config: TrainVilaConfig) -> TrainingResult:
     model = build_vila(config.vila, clip, vocabulary, pretrained)
     loader = picture_loader(config.data, tokenizer, model.places, config.seed, run.path)
     task = VilaTask(model, tokenizer)
+    task.check(config.training)
     # Not before all of the above has accepted the configuration: a refused one must not hold the directory.
     run.claim(
         {
@@ -75,12 +78,12 @@ def train_vila(config: TrainVilaConfig) -> TrainingResult:
         },
         ignore=[
             "directory",
-            "data.directory",
-            "data.blend",
+            *data_places(config.data),
             "vila.clip.pretrained",
             "vila.text_tokenizer",
             "vila.backbone.pretrained",
             "vila.backbone.file",
+            MAX_BAD_SHARE,
             *operational_keys(),
         ],
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -141,7 +142,7 @@ def read_captions(
     for path in files:
         beside = path.with_suffix(".txt")
         if beside.exists():
-            captions[path] = [line.strip() for line in beside.read_text("utf-8").splitlines() if line.strip()]
+            captions[path] = [line.strip() for line in _said(beside).splitlines() if line.strip()]
     return captions
 
 
@@ -175,10 +176,19 @@ def _is_text(value: Any) -> bool:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        table = csv.DictReader(file)
+    table = csv.DictReader(io.StringIO(_said(path), newline=""))
+    try:
         for row in table:
             yield f"{path}, line {table.line_num}", row
+    except csv.Error as error:
+        raise UserError(f"{path}, line {table.line_num} cannot be read: {error}") from None
+
+
+def _said(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from None
 
 
 def _class_captions(folder: Path, files: list[Path], templates: list[str]) -> dict[Path, list[str]]:

@@ -43,7 +43,7 @@ class RecordsConfig(SamplesConfig):
 
 
 class RecordSource(SampleSource):
-    """Samples that are records. A sample is on the side of its first picture: train and test share none."""
+    """Samples that are records. A sample is on the side of its first picture: train and test share no first picture."""
 
     unit = "records"
     noun = "records"
@@ -150,14 +150,15 @@ def json_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where each line of a file stands, and what it is. Raises UserError for one that is no JSON."""
-    with path.open(encoding="utf-8") as file:
+    """Where each line of a file stands, and what it is. Raises UserError for one that is no JSON in UTF-8."""
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield f"{path}, line {number}", json.loads(line)
-                except ValueError as error:
+                    record = json.loads(line.decode("utf-8"))
+                except ValueError as error:  # a UnicodeDecodeError is one
                     raise UserError(f"{path}, line {number} is not JSON: {error}") from None
+                yield f"{path}, line {number}", record
 
 
 def _object(record: Any) -> dict[str, Any]:
