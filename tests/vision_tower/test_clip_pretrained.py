@@ -80,6 +80,13 @@ def test_what_is_no_clip_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path
             siglip(tmp_path)
 
 
+@pytest.mark.parametrize("size", [0, 7])
+def test_pictures_smaller_than_a_patch_are_refused(size: int, tmp_path: Path) -> None:
+    saved = save_clip(tmp_path / "clip")
+    with pytest.raises(UserError, match=f"data.image_size is {size}, but a patch of the CLIP has 8 pixels"):
+        load_pretrained(saved.config, size)
+
+
 def test_weights_that_lack_some_are_refused(tmp_path: Path) -> None:
     """transformers would fill them with random numbers."""
     saved = save_clip(tmp_path / "clip")

@@ -336,3 +336,10 @@ def test_what_cannot_be_done_is_told_in_a_sentence(config: TokenizeConfig, tmp_p
         tokenize(dataclasses.replace(config, data=str(tmp_path / "nowhere")))
     with pytest.raises(UserError, match="threads is 0; at least 1"):
         tokenize(dataclasses.replace(config, threads=0))
+    with pytest.raises(UserError, match="splits names none"):
+        tokenize(dataclasses.replace(config, splits=[]))
+    for size in (0, -1):
+        with pytest.raises(UserError, match=f"batch_size is {size}; at least 1 picture"):
+            tokenize(dataclasses.replace(config, batch_size=size))
+    with pytest.raises(UserError, match="max_bad_share is -1; a share lies between 0 and 1"):
+        tokenize(dataclasses.replace(config, max_bad_share=-1))

@@ -91,7 +91,9 @@ class DocumentForms:
     def questions(self, fields: Mapping[str, bytes], record: Record, rng: np.random.Generator) -> Document:
         questions = record.get("questions")
         if not isinstance(questions, list) or not questions or not all(map(_is_turn, questions)):
-            raise BadSample("no questions: expected a list of objects with question and answer")
+            raise BadSample(
+                "no questions: expected a list of objects with question and answer, none of them empty"
+            )
         if self.independent_questions:
             order = rng.permutation(len(questions))
         else:
@@ -113,17 +115,15 @@ class DocumentForms:
 
     def text(self, fields: Mapping[str, bytes], record: Record, rng: np.random.Generator) -> Document:
         texts = text_list(record, "texts")
-        text = texts[rng.integers(len(texts))]
-        if text.isspace():
-            raise BadSample("an empty document: its text is white space alone")
-        return self.builder.text(text)
+        return self.builder.text(_said(texts[rng.integers(len(texts))], "text"))
 
     # --- parts --------------------------------------------------------------------------------------------------
 
     def _caption(self, record: Record, rng: np.random.Generator) -> str:
         captions = text_list(record, "captions")
-        blank = rng.random() < self.blank_share
-        return "" if blank else captions[rng.integers(len(captions))]
+        if rng.random() < self.blank_share:
+            return ""
+        return _said(captions[rng.integers(len(captions))], "caption")
 
     def _image(self, fields: Mapping[str, bytes], record: Record, rng: np.random.Generator) -> Codes:
         return self._pictures(fields, record, rng, images=1, videos=0)[0][0]
@@ -166,10 +166,17 @@ def _description(record: Record) -> str:
     said = record.get("description") or text_list(record, "captions")[0]
     if not isinstance(said, str):
         raise BadSample("description: expected a text")
-    return said
+    return _said(said, "caption")
+
+
+def _said(text: str, what: str) -> str:
+    if text.isspace():
+        raise BadSample(f"an empty document: its {what} is white space alone")
+    return text
 
 
 def _is_turn(question: object) -> bool:
-    return isinstance(question, dict) and all(
-        isinstance(question.get(name), str) for name in ("question", "answer")
-    )
+    if not isinstance(question, dict):
+        return False
+    turn = [question.get(name) for name in ("question", "answer")]
+    return all(isinstance(text, str) and text.strip() for text in turn)

@@ -61,7 +61,14 @@ class TokenizeConfig:
     max_bad_share: float = 0.01
 
     def validate(self) -> None:
-        """Raises UserError for variants that would not differ, or an augmentation that would not be used."""
+        """Raises UserError for variants that would not differ, an augmentation that would not be used, or a number out
+        of range."""
+        if not self.splits:
+            raise UserError("splits names none; give those of the data set, such as splits=[train]")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}; at least 1 picture is encoded at a time")
+        if not 0 <= self.max_bad_share <= 1:
+            raise UserError(f"max_bad_share is {self.max_bad_share}; a share lies between 0 and 1")
         if self.threads < 1:
             raise UserError(f"threads is {self.threads}; at least 1 decodes pictures")
         if self.variants < 1:

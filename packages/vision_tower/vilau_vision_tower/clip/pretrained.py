@@ -177,7 +177,14 @@ def split_clip(model: CLIPModel) -> tuple[CLIPVisionModelWithProjection, CLIPTex
 
 
 def resized(vision: Any, image_size: int) -> Any:
-    """The image tower of a SigLIP or CLIP for another image size; the very same where it is its own."""
+    """The image tower of a SigLIP or CLIP for another image size; the very same where it is its own.
+
+    Raises UserError for a size that holds no patch.
+    """
+    if image_size < vision.config.patch_size:
+        raise UserError(
+            f"data.image_size is {image_size}, but a patch of the CLIP has {vision.config.patch_size} pixels a side"
+        )
     if vision.config.image_size == image_size:
         return vision
     state = vision.state_dict()
