@@ -125,6 +125,17 @@ def test_texts_with_pictures_apart(processor: Any) -> None:
     assert all(torch.equal(in_front[name], expected[name]) for name in expected)
 
 
+def test_videos_apart(processor: Any) -> None:
+    """Of one text: an array, its frames as pictures, or several videos."""
+    asked = processor.apply_chat_template([user(PICTURES, "what moves?")], generation_mode="text")
+    frames = [Image.fromarray(picture) for picture in PICTURES]
+    for videos in (PICTURES, frames, [PICTURES], [frames]):
+        inputs = processor(text="what moves?", videos=videos, generation_mode="text")
+        assert all(torch.equal(inputs[name], asked[name]) for name in asked)
+    two = processor(text=["<video> or <video>?"], videos=[[PICTURES, frames]], generation_mode="text")
+    assert torch.equal(two["pixel_values"], asked["pixel_values"].repeat(2, 1, 1, 1))
+
+
 def test_drawings(model: Any, processor: Any, session: Session) -> None:
     """By the model's own settings, and by a call's; each with its seed."""
     inputs = processor(text=CAPTIONS[:2], generation_mode="image", negative_prompt=CAPTIONS[2])

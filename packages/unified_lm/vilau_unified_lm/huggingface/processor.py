@@ -121,7 +121,7 @@ class UnifiedLMProcessor(ProcessorMixin):
         """Each text as one message of the user, its pictures where it says <image> and <video>, else in front of it.
 
         images, videos: of one text, one of them or a list; of several texts a list with an entry (one, a list or None)
-        for each. The rest as `apply_chat_template`.
+        for each. A video is its frames, uint8 [F, H, W, 3] or a list of pictures, or a file. The rest as `apply_chat_template`.
         """
         if audio is not None or not padding or return_tensors != "pt":
             raise UserError(
