@@ -96,7 +96,7 @@ class UnifiedLMForConditionalGeneration(UnifiedLM, GenerationMixin):
         return UnifiedLMOutput(text_loss + visual_loss, logits, text_loss, visual_loss)
 
     @torch.inference_mode()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,

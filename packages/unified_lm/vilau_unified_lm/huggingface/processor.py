@@ -105,8 +105,8 @@ class UnifiedLMProcessor(ProcessorMixin):
             )
         if continue_final_message:
             raise UserError("an answer cannot be continued; let the last message be the user's")
-        one = isinstance(conversation[0], Mapping)
-        read = [read_messages(messages) for messages in ([conversation] if one else conversation)]
+        chats: Sequence[Any] = [conversation] if isinstance(conversation[0], Mapping) else conversation
+        read = [read_messages(messages) for messages in chats]
         return self._features(read, return_assistant_tokens_mask, **{**settings, **(processor_kwargs or {})})
 
     def __call__(
