@@ -125,6 +125,17 @@ def test_texts_with_pictures_apart(processor: Any) -> None:
     assert all(torch.equal(in_front[name], expected[name]) for name in expected)
 
 
+def test_videos_apart(processor: Any) -> None:
+    """Of one text: an array, its frames as pictures, or several videos."""
+    asked = processor.apply_chat_template([user(PICTURES, "what moves?")], generation_mode="text")
+    frames = [Image.fromarray(picture) for picture in PICTURES]
+    for videos in (PICTURES, frames, [PICTURES], [frames]):
+        inputs = processor(text="what moves?", videos=videos, generation_mode="text")
+        assert all(torch.equal(inputs[name], asked[name]) for name in asked)
+    two = processor(text=["<video> or <video>?"], videos=[[PICTURES, frames]], generation_mode="text")
+    assert torch.equal(two["pixel_values"], asked["pixel_values"].repeat(2, 1, 1, 1))
+
+
 def test_drawings(model: Any, processor: Any, session: Session) -> None:
     """By the model's own settings, and by a call's; each with its seed."""
     inputs = processor(text=CAPTIONS[:2], generation_mode="image", negative_prompt=CAPTIONS[2])
@@ -252,6 +263,7 @@ def test_the_pipeline_draws(pipe: Any, session: Session) -> None:
     expected = session.draw(CAPTIONS[:2], EVALUATED, [1, 1])
     settings: dict[str, Any] = {"generation_mode": "image", "generate_kwargs": {"seeds": 1}}
     told = pipe(CAPTIONS[0], **settings)
+    settings["processor_kwargs"] = {"generation_mode": "image"}
     told += pipe(text=[{"role": "user", "content": CAPTIONS[1]}], **settings)
     assert all(
         np.array_equal(np.asarray(one["generated_image"]), picture)
@@ -312,7 +324,10 @@ def test_what_the_processor_refuses(processor: Any, model: Any) -> None:
         "one message of the user": lambda: processor.apply_chat_template(chat, generation_mode="image"),
         "takes no image, not 1": lambda: processor(text="", images=PICTURES[0], generation_mode="video"),
         "cannot be continued": lambda: processor.apply_chat_template(chat, continue_final_message=True),
-        "tokenize and": lambda: processor.apply_chat_template(chat, tokenize=False),
+        "tokenize, return_dict and": lambda: processor.apply_chat_template(chat, tokenize=False),
+        "processor_kwargs has mode; it may have generation_mode and": lambda: processor.apply_chat_template(
+            chat, processor_kwargs={"mode": "image"}
+        ),
         "message 1 is none": lambda: processor.apply_chat_template([{"role": "robot", "content": ""}]),
         "part of type 'audio'": lambda: processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "audio"}]}]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vilau_common.data.conversation import (
     ASSISTANT,
@@ -124,12 +124,9 @@ def _several(entry: Any, kind: str) -> list[Any]:
     """The pictures of one text: an entry that is None, one of them, or a list of them."""
     if entry is None:
         return []
-    if kind == "image":
-        return list(entry) if isinstance(entry, list | tuple) else [entry]
-    # A list may be the frames of one video, or several videos.
-    several = isinstance(entry, list | tuple) and all(
-        isinstance(one, list | tuple) or (isinstance(one, np.ndarray) and one.ndim == 4) for one in entry
+    if not isinstance(entry, list | tuple):
+        return [entry]
+    frames = kind == "video" and all(
+        isinstance(one, Image.Image) or (isinstance(one, np.ndarray) and one.ndim == 3) for one in entry
     )
-    if several or (isinstance(entry, list) and entry and all(isinstance(one, Path) for one in entry)):
-        return list(entry)
-    return [entry]
+    return [entry] if frames else list(entry)

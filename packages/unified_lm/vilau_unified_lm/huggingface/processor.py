@@ -68,6 +68,7 @@ class UnifiedLMProcessor(ProcessorMixin):
         tokenize: bool = True,
         return_dict: bool = True,
         return_tensors: str = "pt",
+        padding: bool = True,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         processor_kwargs: Mapping[str, Any] | None = None,
@@ -94,17 +95,19 @@ class UnifiedLMProcessor(ProcessorMixin):
         UserError for messages that cannot be read so.
         """
         settings = {"generation_mode": generation_mode, "negative_prompt": negative_prompt}
-        known = {name: value for name, value in (processor_kwargs or {}).items() if name in settings}
-        if chat_template is not None or not (tokenize and return_dict and return_tensors == "pt"):
+        if unknown := sorted((processor_kwargs or {}).keys() - settings.keys()):
+            raise UserError(f"processor_kwargs has {unknown[0]}; it may have {' and '.join(settings)}")
+        tensors = tokenize and return_dict and padding and return_tensors == "pt"
+        if chat_template is not None or not tensors:
             raise UserError(
-                "apply_chat_template gives tensors in the form that the model was trained with: tokenize and "
-                "return_dict are True, return_tensors is 'pt', and chat_template is the tokenizer's"
+                "apply_chat_template gives tensors in the form that the model was trained with: tokenize, return_dict "
+                "and padding are True, return_tensors is 'pt', and chat_template is the tokenizer's"
             )
         if continue_final_message:
             raise UserError("an answer cannot be continued; let the last message be the user's")
-        several: Any = [conversation] if isinstance(conversation[0], Mapping) else conversation
-        read = [read_messages(messages) for messages in several]
-        return self._features(read, return_assistant_tokens_mask, **{**settings, **known})
+        chats: Sequence[Any] = [conversation] if isinstance(conversation[0], Mapping) else conversation
+        read = [read_messages(messages) for messages in chats]
+        return self._features(read, return_assistant_tokens_mask, **{**settings, **(processor_kwargs or {})})
 
     def __call__(
         self,
@@ -121,7 +124,8 @@ class UnifiedLMProcessor(ProcessorMixin):
         """Each text as one message of the user, its pictures where it says <image> and <video>, else in front of it.
 
         images, videos: of one text, one of them or a list; of several texts a list with an entry (one, a list or None)
-        for each. The rest as `apply_chat_template`.
+        for each. A video is its frames, uint8 [F, H, W, 3] or a list of pictures, or a file. The rest as
+        `apply_chat_template`.
         """
         if audio is not None or not padding or return_tensors != "pt":
             raise UserError(
