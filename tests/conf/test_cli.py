@@ -127,8 +127,9 @@ def test_use_verbs_pass_their_options_on(
     )
     assert cli.main(["reconstruct", str(tmp_path), str(picture), "-o", str(output)]) == 0
     assert cli.main(["report", str(tmp_path)]) == 0
+    as_stored = {"dtype": "auto", "device_map": None}
     assert given == [
-        {"run": tmp_path, "image": picture, "question": "how many objects?"},
+        {"run": tmp_path, "image": picture, "question": "how many objects?", **as_stored},
         {
             "run": tmp_path,
             "prompt": "a red circle",
@@ -140,8 +141,9 @@ def test_use_verbs_pass_their_options_on(
             "temperature": None,
             "top_k": 5,
             "top_p": None,
+            **as_stored,
         },
-        {"run": tmp_path, "image": picture, "output": output},
+        {"run": tmp_path, "image": picture, "output": output, **as_stored},
         tmp_path,
     ]
     assert capsys.readouterr().out.split() == ["two", "a.png", "b.png", "out.png", "report/index.html"]
@@ -243,7 +245,7 @@ def test_exit_status(
     status: int,
     told: str,
 ) -> None:
-    monkeypatch.setattr(cli, "_use", lambda *_: raising(error))
+    monkeypatch.setattr(cli_use, "_use", lambda *_: raising(error))
     assert cli.main(["report", str(tmp_path)]) == status
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(told) if told else not lines
@@ -251,6 +253,6 @@ def test_exit_status(
 
 
 def test_defect_keeps_its_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_use", lambda *_: raising(ZeroDivisionError("ours")))
+    monkeypatch.setattr(cli_use, "_use", lambda *_: raising(ZeroDivisionError("ours")))
     with pytest.raises(ZeroDivisionError):
         cli.main(["report", str(tmp_path)])

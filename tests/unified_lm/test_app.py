@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from vilau_unified_lm.app.uploads import is_video, read_upload
 from vilau_unified_lm.app.worker import Worker
 from vilau_unified_lm.cli import main
 from vilau_unified_lm.document import Document, TextSegment
+from vilau_unified_lm.generation.request import TextEvent
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import GREY, Session
 from vilau_unified_lm.vocabulary import Vocabulary
@@ -221,6 +223,25 @@ def test_questions_that_stand_alone_are_about_the_newest_pictures(
     ]
     expected = studio.session.answer(coded(studio, pictures[1]), [question], MAX_TOKENS)
     assert [answered(studio, *messages, together=False)] == expected
+
+
+def test_a_character_of_several_tokens_is_shown_when_it_is_whole(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = studio.session.text_tokenizer("a €b", add_special_tokens=False)["input_ids"]
+    assert len(ids) > len("a €b")
+
+    def write(prompts: object, end: object, limit: object, how: object, seeds: object, listen: Any) -> Any:
+        for length in range(1, len(ids) + 1):
+            listen(TextEvent(0, ids[:length]))
+        return [ids]
+
+    shown: list[str] = []
+    monkeypatch.setattr(studio.session.engine, "write", write)
+    # Every state: a page may skip some.
+    monkeypatch.setattr(studio._worker, "stream", lambda work: [*shown, work(shown.append)])
+    assert list(studio.reply([Message(USER, "what?")], max_tokens=9, frames=2, together=False)) == ["a €b"]
+    assert set(shown) == {"a", "a €", "a €b"}
 
 
 def test_a_conversation_is_one_prompt(

@@ -16,7 +16,7 @@ from vilau_unified_lm.vila.session import VilaSession
 DESCRIPTION_TOKENS = 512
 
 
-def ask(*, run: Path, image: Path, question: str, dtype: str, device_map: str | None) -> str:
+def ask(*, run: Path, image: Path, question: str, dtype: str = "auto", device_map: str | None = None) -> str:
     """The answer to a question about a picture file, of a unified LM, a VILA or a released checkpoint."""
     if is_vila(run):
         baseline = VilaSession.open(run)
@@ -62,7 +62,9 @@ def draw(
     return paths
 
 
-def reconstruct(*, run: Path, image: Path, output: Path, dtype: str, device_map: str | None) -> Path:
+def reconstruct(
+    *, run: Path, image: Path, output: Path, dtype: str = "auto", device_map: str | None = None
+) -> Path:
     """A picture file through the tower's codes and back; the result goes to `output`."""
     session = Session.open(run, dtype=dtype, device_map=device_map)
     enlarged(session.reconstruct(session.open_image(image)[None])[0]).save(output)

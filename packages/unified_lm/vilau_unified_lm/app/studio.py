@@ -20,6 +20,8 @@ from vilau_unified_lm.generation.request import Event, TextEvent
 from vilau_unified_lm.generation.sampling import Sampling
 from vilau_unified_lm.session import GREY, Session, Watcher
 
+REPLACEMENT = "\ufffd"  # what stands for a character whose bytes are not all there
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -102,7 +104,8 @@ class Studio:
 
             def listen(event: Event) -> None:
                 if isinstance(event, TextEvent):
-                    tell(self.session.text(event.ids))
+                    # A character of several tokens is shown when it is whole.
+                    tell(self.session.text(event.ids).rstrip(REPLACEMENT).rstrip())
 
             end = self.session.builder.chat.end
             (ids,) = self.session.engine.write([prompt], end, max_tokens, GREEDY, [0], listen)
