@@ -28,7 +28,9 @@ from vilau_common.training import (
     train,
 )
 from vilau_unified_lm.document import DocumentBuilder
+from vilau_unified_lm.lora import Adapters, LoraConfig
 from vilau_unified_lm.packing import MixedSequence, pack
+from vilau_unified_lm.stage import PartRates, freeze
 from vilau_unified_lm.task import UnifiedTask
 from vilau_unified_lm.vocabulary import Vocabulary
 
@@ -85,13 +87,21 @@ def run_lm(
     task_class: type[UnifiedTask] = UnifiedTask,
     rank: int | None = None,
     checkpointing: bool = False,
+    frozen: bool = False,
+    adapted: bool = False,
     **changes: Any,
 ) -> None:
-    """Train the tiny LM in `path`, or go on there; rank None: in one process on the joint batch, or row by row."""
+    """Train the tiny LM in `path`, or go on there; rank None: in one process on the joint batch, or row by row.
+
+    frozen: all of the backbone, as in stage=align; adapted: all but LoRA adapters in it.
+    """
     texts = AutoTokenizer.from_pretrained(tokenizer)
     vocabulary = Vocabulary.from_tokenizer(texts, K, D)
     with isolated_random(0):
         model = make_model(vocabulary)
+        settings = LoraConfig(rank=2)
+        adapters = Adapters(model.llm, settings, vocabulary.special_ids) if adapted else None
+    freeze(model, PartRates(backbone=0.0 if frozen else 1.0))
     for weight in model.parameters():
         if rank and weight.requires_grad:
             weight.data += 1  # rank 0's count; the frozen tower is read from one place
@@ -114,7 +124,7 @@ def run_lm(
         }
     )
     loader = RowsLoader(DocumentBuilder(texts, vocabulary), rank, single=config.accumulation > 1)
-    train(task_class(model, texts), loader, config, RunDirectory(path), stage="lm")
+    train(task_class(model, texts, adapters=adapters), loader, config, RunDirectory(path), stage="lm")
 
 
 def child(rank: int, port: int, tokenizer: Path, path: Path, names: list[str]) -> None:
@@ -139,4 +149,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "fsdp2 checkpointing": {"parallel": "fsdp2", "checkpointing": True},
     "fsdp2 bf16": {"parallel": "fsdp2", "mixed_precision": "bf16"},
     "ddp bf16": {"mixed_precision": "bf16"},
+    "fsdp2 frozen": {"parallel": "fsdp2", "frozen": True},
+    "ddp frozen": {"frozen": True},
+    "fsdp2 adapted": {"parallel": "fsdp2", "adapted": True},
+    "ddp adapted": {"adapted": True},
 }

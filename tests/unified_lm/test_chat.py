@@ -242,6 +242,8 @@ def test_the_marks_of_pictures_are_no_text(chatty: DocumentBuilder) -> None:
     turns = [Turn(USER, "what is <image_start><image_end>?"), Turn(ASSISTANT, "a picture")]
     with pytest.raises(UserError, match="holds the tokens that stand around pictures"):
         chatty.conversation(turns)
+    with pytest.raises(UserError, match="holds the tokens that stand around pictures"):
+        chatty.conversation([Turn(USER, "what is <image_end>?"), Turn(ASSISTANT, "a mark")])
 
 
 def test_a_question_about_one_picture_cannot_hold_another(chatty: DocumentBuilder) -> None:

@@ -329,6 +329,8 @@ def test_no_prompt_is_blank_where_none_should_be_and_no_other_form_ever(
         ),
         ("text", {"texts": []}, "no texts"),
         ("text", {"texts": [" \n"]}, "an empty document"),
+        ("text", {"texts": ["say <image_start>"]}, "a text holds the tokens that stand around pictures"),
+        ("image_to_text", {"captions": ["<video_end> seen"]}, "a text holds the tokens that stand around"),
         ("text_to_video", {}, "1 images, where the form needs 0"),
         ("text_to_video", {"videos": [1, 1]}, "its videos have 2 frames, but there are 1 pictures"),
         ("video_to_text", {"videos": "1"}, "videos: expected a list"),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from vilau_common.training import TrainingInterrupted
+from vilau_unified_lm.lora import ADAPTER
 from vilau_unified_lm.model import load_unified_lm
 
 PATIENCE = 170.0  # seconds
@@ -65,7 +66,7 @@ def ddp(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def fsdp(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with the runs of two processes under FSDP, and one stopped in the middle."""
-    names = ["fsdp2", "fsdp2 checkpointing", "fsdp2 bf16", "ddp bf16"]
+    names = [name for name in lm_devices.RUNS if name != "ddp"]
     return in_two_processes(tokenizer_directory, tmp_path_factory.mktemp("fsdp"), names)
 
 
@@ -116,6 +117,14 @@ def test_fsdp_gathers_layers_again_where_their_activations_are_computed_again(
     fsdp: Path, alone: Path
 ) -> None:
     assert_same_training(fsdp / "fsdp2 checkpointing", alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["frozen", "adapted"])
+def test_fsdp_divides_a_backbone_that_is_frozen_or_adapted(fsdp: Path, kind: str) -> None:
+    """An aligned model, and one into which the adapters are merged, are saved as DDP saves them."""
+    assert_same_training(fsdp / f"fsdp2 {kind}", fsdp / f"ddp {kind}")
+    assert (fsdp / f"fsdp2 {kind}" / "model" / ADAPTER).exists() == (kind == "adapted")
 
 
 @pytest.mark.slow

@@ -121,6 +121,7 @@ class TemplateChat(Chat):
             (vocabulary.image_start, vocabulary.image_end): IMAGE,
             (vocabulary.video_start, vocabulary.video_end): VIDEO,
         }
+        self._marks = frozenset(vocabulary.special_ids)
         added = tokenizer.added_tokens_decoder
         self._special = {id_ for id_, token in added.items() if token.special} | set(
             tokenizer.all_special_ids
@@ -148,9 +149,7 @@ class TemplateChat(Chat):
         parts = self._parts(whole, spans)
         said = [part for turn in turns for part in split_at_placeholders(turn.text) if part in PLACEHOLDERS]
         if [part.kind for part in parts if isinstance(part, Place)] != said:
-            raise UserError(
-                "a conversation holds the tokens that stand around pictures, or its template loses some"
-            )
+            raise UserError(_MARKS_IN_TEXT)
         return parts
 
     def about_picture(self, turns: Sequence[tuple[str, str | None]], branch: int = 0) -> list[TextSegment]:
@@ -197,6 +196,8 @@ class TemplateChat(Chat):
         while index < len(ids):
             kind = self._places.get(tuple(ids[index : index + 2]))
             if kind is None:
+                if ids[index] in self._marks:
+                    raise UserError(_MARKS_IN_TEXT)
                 run.append(ids[index])
             changes = index + 1 == len(ids) or supervised[index + 1] != supervised[index]
             if run and (kind is not None or changes):
@@ -212,6 +213,9 @@ _UNUSABLE = (
     "the text tokenizer's chat template cannot be trained on (give another one, or none: then conversations are "
     "written in the plain form)"
 )
+
+
+_MARKS_IN_TEXT = "a conversation holds the tokens that stand around pictures, or its template loses some"
 
 
 def _marked(text: str) -> str:

@@ -38,6 +38,7 @@ from vilau_common.data.conversation import (
     check_places,
     split_at_placeholders,
 )
+from vilau_common.errors import UserError
 from vilau_unified_lm.chat import Chat, Part, Place, PlainChat, TemplateChat
 from vilau_unified_lm.segments import Codes as Codes  # with the builder, all that is needed to make documents
 from vilau_unified_lm.segments import Document as Document
@@ -66,6 +67,7 @@ class DocumentBuilder:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self._known: dict[str, tuple[int, ...]] = {"": ()}
+        self._marks = frozenset(vocabulary.special_ids)
         self.chat = self._chat()
 
     def _chat(self) -> Chat:
@@ -74,10 +76,15 @@ class DocumentBuilder:
         return TemplateChat(self.tokenizer, self.vocabulary)
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """Text -> ids without special tokens. Texts come again (questions, epochs) and tokenizers are slow to call."""
+        """Text -> ids without special tokens. Texts come again (questions, epochs) and tokenizers are slow to call.
+
+        Raises UserError for a text that writes out <image_start> or its like, which no picture would follow.
+        """
         ids = self._known.get(text)
         if ids is None:
             ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            if not self._marks.isdisjoint(ids):
+                raise UserError("a text holds the tokens that stand around pictures")
             if len(self._known) < REMEMBERED_TEXTS and len(text) <= LONGEST_REMEMBERED:
                 self._known[text] = ids
         return ids

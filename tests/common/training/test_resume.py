@@ -147,6 +147,22 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path, processes: ForkServerC
     run_toy(tmp_path)
 
 
+def test_other_data_are_refused(tmp_path: Path, uninterrupted: EndState) -> None:
+    """Also where another number of processes takes up no position of a loader, which would tell."""
+
+    class Named(ToyLoader):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.sources = [(name, "text", 1.0)]
+
+    with pytest.raises(TrainingInterrupted):
+        run_toy(tmp_path, task=StoppingTask(12, signal.SIGTERM), loader=Named("a"))
+    with pytest.raises(UserError, match=r"step_000013 was written with other data \(\[\['a', .*now \[\['b'"):
+        run_toy(tmp_path, loader=Named("b"))
+    run_toy(tmp_path, loader=Named("a"))
+    assert_same(EndState.of(tmp_path).checkpoint.weights, uninterrupted.checkpoint.weights, "weights")
+
+
 def test_a_loader_must_not_end(tmp_path: Path) -> None:
     class Short(ToyLoader):
         def __iter__(self):

@@ -89,6 +89,12 @@ class Loader(Generic[Batch]):
         self._finalizer = weakref.finalize(self, end_workers, loader, os.getpid())
 
     @property
+    def sources(self) -> list[list[Any]]:
+        """Fingerprint, form and weight of each data set."""
+        sources: list[list[Any]] = self._identity["sources"]
+        return sources
+
+    @property
     def samples_seen(self) -> int:
         """Samples read for the batches taken so far, bad ones included."""
         return self._ledger.seen

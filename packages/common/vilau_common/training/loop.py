@@ -174,6 +174,13 @@ class TrainingLoop:
                 f"checkpoint {path} was written with other training settings: a run goes on only with "
                 "its own, so name another run directory or delete this one"
             )
+        # Of the same number of processes a loader's position tells, too; another number has none that fits.
+        sources = trainer.get("data_sources")
+        if sources is not None and sources != self.state.data_sources:
+            raise UserError(
+                f"checkpoint {path} was written with other data ({sources}, now {self.state.data_sources}): a run goes "
+                "on only with its own, so name another run directory or give its data"
+            )
         # The same number of batches a step, so that learning rate and schedule still fit.
         processes, accumulation = trainer["processes"], trainer["accumulation"]
         batches, now = processes * accumulation, distributed.world_size()

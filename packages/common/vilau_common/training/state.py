@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -53,6 +54,11 @@ class TrainingState:
         self._batches: Iterator[Any] | None = None
         self._seed = seed
         seed_everything(seed, distributed.rank())
+
+    @property
+    def data_sources(self) -> Any:
+        """The loader's `sources`, as JSON gives them back; None where it does not tell."""
+        return json.loads(json.dumps(getattr(self.loader, "sources", None)))
 
     def close(self) -> None:
         """Take everything that was wrapped around the network off it."""
@@ -167,6 +173,7 @@ class TrainingState:
                 "processes": distributed.world_size(),
                 "accumulation": self.config.accumulation,
                 "config": self.config.digest(),
+                "data_sources": self.data_sources,
                 "average_updates": self.average.updates if self.average is not None else 0,
             },
             weights=sharding.gathered(weights),

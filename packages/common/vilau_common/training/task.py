@@ -52,7 +52,8 @@ class Sharding:
 class Loader(Protocol):
     """An endless source of batches whose position can be saved and restored exactly.
 
-    Its batches do not depend on the global random generators: it keeps its own and saves them.
+    Its batches do not depend on the global random generators: it keeps its own and saves them. It may have `sources`,
+    JSON values that are equal where its data are the same: then a run goes on with no others.
     """
 
     def __iter__(self) -> Iterator[Any]: ...
