@@ -120,13 +120,15 @@ class UnifiedLMProcessor(ProcessorMixin):
         negative_prompt: str = "",
         padding: bool = True,
         return_tensors: str = "pt",
+        video: Any = None,
     ) -> BatchFeature:
         """Each text as one message of the user, its pictures where it says <image> and <video>, else in front of it.
 
         images, videos: of one text, one of them or a list; of several texts a list with an entry (one, a list or None)
         for each. A video is its frames, uint8 [F, H, W, 3] or a list of pictures, or a file. The rest as
-        `apply_chat_template`.
+        `apply_chat_template`; video: as pipelines of transformers 5.13 call videos.
         """
+        videos = video if videos is None else videos
         if audio is not None or not padding or return_tensors != "pt":
             raise UserError(
                 "the processor reads no audio, pads batches, and gives tensors (return_tensors='pt')"

@@ -35,13 +35,11 @@ HONOURED = {
 }
 # What stands in a generation_config, but is nothing that a call would say.
 STORED = {"bos_token_id", "vocabulary", "visual", "transformers_version"}
-# Of the others, values that ask for nothing.
-NOTHING = {
-    "num_beams": 1,
-    "use_cache": True,
-    "repetition_penalty": 1.0,
-    "length_penalty": 1.0,
-    "min_length": 0,
+# Values that ask for nothing.
+DEFAULTS = {
+    name: value
+    for name, value in GenerationConfig._get_default_generation_params().items()
+    if value is not None
 }
 CACHES = {None: "none", "dynamic": "none", "static": "static"}
 
@@ -74,10 +72,7 @@ class Settings:
         """
         said = {name: value for name, value in said.items() if value is not None}
         if given is not None and given is not own:
-            # Pipelines hand a copy of the model's own: only what differs from it is said by the call.
-            mine = own.to_diff_dict()
-            theirs = given.to_diff_dict().items()
-            said = {**{name: value for name, value in theirs if mine.get(name) != value}, **said}
+            said = {**_said_by(given, own), **said}
         everything = {**own.to_diff_dict(), **said}
         _refuse_unknown(everything)
         if "vocabulary" not in everything:
@@ -109,13 +104,23 @@ class Settings:
         )
 
 
+def _said_by(given: GenerationConfig, own: GenerationConfig) -> dict[str, Any]:
+    """What a call's configuration says: as far as it differs from the model's own, of which pipelines hand a copy."""
+    theirs, mine = given.to_diff_dict(), own.to_diff_dict()
+    # Pipelines of transformers 5.13 write all of transformers' defaults into that copy.
+    if DEFAULTS.keys() <= theirs.keys():
+        theirs = {name: value for name, value in theirs.items() if DEFAULTS.get(name) != value}
+    return {name: value for name, value in theirs.items() if mine.get(name) != value}
+
+
 def _refuse_unknown(everything: dict[str, Any]) -> None:
+    """Raises UserError for what the engine has not."""
     refused = {
         name: value
         for name, value in everything.items()
         if name not in HONOURED | STORED and not name.startswith("_") and value not in (None, False)
     }
-    refused = {name: value for name, value in refused.items() if NOTHING.get(name) != value}
+    refused = {name: value for name, value in refused.items() if DEFAULTS.get(name) != value}
     if everything.get("use_cache") is False:
         refused["use_cache"] = False
     if "num_beams" in refused:
