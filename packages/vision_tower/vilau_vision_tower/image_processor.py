@@ -38,7 +38,7 @@ class VisionTowerImageProcessor(BaseImageProcessor):
         A picture is of PIL, a file's path, or uint8 [H, W, 3]. Raises UserError for anything else, and for a file that
         cannot be read.
         """
-        several = images if isinstance(images, list | tuple) else [images]
+        several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         pixels = to_tensor(np.stack([self.square(image) for image in several]))
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 

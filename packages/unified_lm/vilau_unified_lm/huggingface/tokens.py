@@ -32,8 +32,10 @@ def prompt_ids(document: Document, vocabulary: Vocabulary) -> list[int]:
     """A document as a prompt's stream."""
     ids: list[int] = []
     for segment in document.segments:
-        visual = isinstance(segment, ImageSegment)
-        ids += [vocabulary.text_size] * len(segment.codes) if visual else segment.ids
+        if isinstance(segment, ImageSegment):
+            ids += [vocabulary.text_size] * len(segment.codes)
+        else:
+            ids += segment.ids
     return ids
 
 
