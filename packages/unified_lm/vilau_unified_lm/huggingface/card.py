@@ -88,7 +88,7 @@ def _card(
     licence: str,
     pipeline: str,
 ) -> str:
-    named = (
+    named: dict[str, Any] = (
         {"license": "other", "license_name": NOT_STATED} if licence == NOT_STATED else {"license": licence}
     )
     front = ModelCardData(library_name="transformers", pipeline_tag=pipeline, tags=["vila-u"], **named)
