@@ -88,14 +88,10 @@ def _card(
     licence: str,
     pipeline: str,
 ) -> str:
-    named = licence != NOT_STATED
-    front = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=pipeline,
-        tags=["vila-u"],
-        license=licence if named else "other",
-        license_name=None if named else NOT_STATED,
+    named: dict[str, Any] = (
+        {"license": "other", "license_name": NOT_STATED} if licence == NOT_STATED else {"license": licence}
     )
+    front = ModelCardData(library_name="transformers", pipeline_tag=pipeline, tags=["vila-u"], **named)
     stated = (
         "The weights' licence was not stated when they were exported."
         if licence == NOT_STATED

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from vilau_common.errors import UserError
+from vilau_unified_lm.document import Document, Segment, TextSegment
 from vilau_unified_lm.huggingface.tokens import runs
 from vilau_unified_lm.model import UnifiedLM
 from vilau_unified_lm.packing import IGNORE, MixedSequence
-from vilau_unified_lm.segments import Document, Segment, TextSegment, image
+from vilau_unified_lm.segments import image
 
 
 def encoded(model: UnifiedLM, pixel_values: Tensor | None) -> Tensor:
